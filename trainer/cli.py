@@ -1,0 +1,57 @@
+"""The command line. A command's module is imported when that command runs: help stays quick and free of torch."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+
+import typer
+
+from dora_core.version import __version__
+
+
+@dataclass(frozen=True)
+class Command:
+    """One row of the command line. `module` has a typer application named `app`, which parses the rest of the line."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS: tuple[Command, ...] = ()
+
+app = typer.Typer(
+    help="Train LoRA and DoRA adapters for Stable Diffusion, compare them, and export files that are proven to work.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    for command in COMMANDS:
+        # Everything after the name goes on as it is, --help included.
+        passed_on = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
+        register = app.command(command.name, help=command.help, add_help_option=False, context_settings=passed_on)
+        register(run_module(command.module))
+    app(prog_name="dora-studio")
+
+
+def run_module(module: str) -> Callable[[typer.Context], None]:
+    def run(context: typer.Context) -> None:
+        import_module(module).app(context.args, prog_name=context.command_path)
+
+    return run
+
+
+@app.command()
+def version() -> None:
+    """Print the versions that a report of a fault should name."""
+    typer.echo(f"dora-studio {__version__}, torch {metadata.version('torch')}, Python {platform.python_version()}")
+
+
+if __name__ == "__main__":
+    main()
