@@ -143,7 +143,7 @@ def _interpolated(weight: Tensor, changed: Tensor, strength: float) -> Tensor:
 
 
 _KOHYA: frozenset[Layout] = frozenset({"kohya", "kohya-compensated"})  # which look the same to a program
-_KOHYA_AND_DIFF: frozenset[Layout] = _KOHYA | {"diff"}
+_KOHYA_AND_DIFF: frozenset[Layout] = frozenset({"kohya", "kohya-compensated", "diff"})
 _F16, _BF16 = torch.float16, torch.bfloat16
 
 CONSUMERS: tuple[Consumer, ...] = (
