@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from os import PathLike, fspath
 
 
 class FileFormatError(ValueError):
@@ -18,10 +19,16 @@ class FileFormatError(ValueError):
         unexpected: Iterable[str] = (),
         wrong_shape: Iterable[str] = (),
     ) -> None:
+        self.message = message
         self.missing = tuple(sorted(missing))
         self.unexpected = tuple(sorted(unexpected))
         self.wrong_shape = tuple(sorted(wrong_shape))
         super().__init__(message + self._listed())
+
+    def in_file(self, path: str | PathLike[str]) -> FileFormatError:
+        """The same error, its sentence beginning with the file it is about."""
+        message = f"{fspath(path)}: {self.message}"
+        return FileFormatError(message, self.missing, self.unexpected, self.wrong_shape)
 
     def _listed(self) -> str:
         lists = {"missing": self.missing, "unexpected": self.unexpected, "wrong shape": self.wrong_shape}

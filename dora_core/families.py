@@ -142,7 +142,7 @@ def module_list(architecture: str) -> dict[str, Shape]:
 
 
 def neutral_name(component: str, path: str) -> str:
-    """``<component>.<module path>``, text encoders always with ``text_model.`` (transformers 5.6 dropped it for some)."""
+    """``<component>.<module path>``; text encoders with the ``text_model.`` that transformers 5.6 dropped for some."""
     if component.startswith("text_encoder") and not path.startswith("text_model."):
         path = f"text_model.{path}"
     return f"{component}.{path}"
@@ -157,9 +157,9 @@ class Detection:
 def detect_family(shapes: Mapping[str, Shape], metadata: Mapping[str, str] | None = None) -> Detection | None:
     """The family of a checkpoint (SGM or diffusers names) or of an adapter (any layout), told from its header.
 
-    Structure decides, so that smaller members count as well: size embeddings mean SDXL, a convolution as proj_in SD1, a
-    linear one SD2. An adapter that touches none of these is told by its metadata, then by the width of its context. None:
-    not one of the three.
+    Structure decides, so that smaller members count as well: size embeddings mean SDXL, a convolution as proj_in SD1,
+    a linear one SD2. An adapter that touches none of these is told by its metadata, then by the width of its context.
+    None: not one of the three.
     """
     if any(_OTHER_MODELS.search(key) for key in shapes):
         return None

@@ -1,6 +1,6 @@
 """The header of a safetensors file: names, types and shapes without a tensor in memory, and without torch.
 
-Layout (https://huggingface.co/docs/safetensors): eight bytes of length N, little endian, N bytes of JSON, then the data.
+Layout (https://huggingface.co/docs/safetensors): a length N in eight bytes, little endian, N bytes of JSON, the data.
 Everything the header claims is checked against the file's size, so that a damaged or hostile file is an error here.
 """
 
@@ -87,14 +87,17 @@ def _parse(name: str, text: bytes) -> tuple[dict[str, TensorEntry], dict[str, st
 
 
 def _entry(name: str, key: str, value: object) -> TensorEntry:
-    match value:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if dtype in BITS:
-            sizes = cast(list[object], shape)
-            if len(sizes) <= MAX_DIMENSIONS and all(isinstance(size, int) and size >= 0 for size in sizes):
-                return TensorEntry(dtype, tuple(cast(list[int], sizes)), start, stop)
-        case _:
-            pass
+    fields = cast(Mapping[str, object], value) if isinstance(value, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
+    if isinstance(dtype, str) and dtype in BITS and shape is not None and offsets is not None and len(offsets) == 2:
+        return TensorEntry(dtype, shape, *offsets)
     raise FileFormatError(f"{name} has a damaged header: the entry of {key!r} is {str(value)[:200]}")
+
+
+def _sizes(value: object) -> tuple[int, ...] | None:
+    items = cast(list[object], value) if isinstance(value, list) else [None]
+    sizes = tuple(item for item in items if isinstance(item, int) and item >= 0)
+    return sizes if len(sizes) == len(items) <= MAX_DIMENSIONS else None
 
 
 def _check_layout(name: str, tensors: Mapping[str, TensorEntry], data_bytes: int) -> None:
@@ -110,6 +113,6 @@ def _check_layout(name: str, tensors: Mapping[str, TensorEntry], data_bytes: int
         position = entry.stop
     if position != data_bytes:
         raise FileFormatError(
-            f"{name} is damaged or cut short, download or export it again: its header describes {position} bytes of data, "
-            f"the file has {data_bytes}"
+            f"{name} is damaged or cut short, download or export it again: its header describes {position} bytes of "
+            f"data, the file has {data_bytes}"
         )

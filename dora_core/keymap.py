@@ -1,7 +1,7 @@
 """What files call a module: a bijection between neutral names and one layout's names.
 
-Free of torch. File names replace dots by underscores, which cannot be undone by looking at one name; so a map is built from
-the real module paths of the model and inverted by look-up.
+Free of torch. File names replace dots by underscores, which cannot be undone by looking at one name; so a map is built
+from the real module paths of the model and inverted by look-up.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class KeyMap:
 
 
 def kohya_map(modules: ModelModules, naming: UnetNaming | None = None) -> KeyMap:
-    """``lora_unet_...``, ``lora_te_...``: the names of sd-scripts and LyCORIS, in the family's own UNet naming by default."""
+    """``lora_unet_...``, ``lora_te_...``: the names of sd-scripts and LyCORIS, by default in the family's naming."""
     prefixes = {component.name: component.kohya_prefix for component in modules.family.components}
     paths = _paths(modules, naming or modules.family.unet_naming)
     return KeyMap({name: f"{prefixes[_component(name)]}_{path}".replace(".", "_") for name, path in paths.items()})

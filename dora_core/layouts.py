@@ -6,11 +6,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Literal
 
 from dora_core.errors import FileFormatError
 from dora_core.families import Detection, detect_family
-from dora_core.header import Header, Shape
+from dora_core.header import Header, Shape, read_header
 from dora_core.spec import NormAxis
 
 Layout = Literal["kohya", "kohya-compensated", "peft", "diff"]
@@ -94,8 +95,16 @@ class AdapterInfo:
         return tuple(sorted({module.rank for module in self.modules.values() if "down" in module.shapes}))
 
 
+def inspect_adapter(path: str | PathLike[str]) -> AdapterInfo:
+    """What kind of adapter the file at `path` is; FileFormatError where it is none or of a kind that is not read."""
+    header = read_header(path)
+    try:
+        return inspect_header(header)
+    except FileFormatError as error:
+        raise error.in_file(path) from None
+
+
 def inspect_header(header: Header) -> AdapterInfo:
-    """What kind of adapter this is; FileFormatError where it is none, incomplete, or of a kind that is not read."""
     modules = _modules(header.shapes)
     _check_complete(modules)
     return AdapterInfo(
@@ -105,6 +114,12 @@ def inspect_header(header: Header) -> AdapterInfo:
         modules=modules,
         metadata=header.metadata,
     )
+
+
+def role_of(key: str) -> Role | None:
+    """What the tensor under this key is to its module; None: nothing that belongs to a LoRA or DoRA."""
+    match = _KEY.fullmatch(key)
+    return None if match is None else _ROLES[match["leaf"]]
 
 
 def magnitude_shape(weight: Shape, axis: NormAxis) -> Shape:
@@ -126,18 +141,20 @@ def _modules(shapes: Mapping[str, Shape]) -> dict[str, FileModule]:
         raise FileFormatError(_why_unexpected(unexpected, bool(keys)), unexpected=unexpected)
     if not keys:
         raise FileFormatError("the file has no tensors")
-    return {
-        name: FileModule(roles, {role: shapes[key] for role, key in roles.items()}) for name, roles in keys.items()
-    }
+    return {name: FileModule(roles, {role: shapes[key] for role, key in roles.items()}) for name, roles in keys.items()}
 
 
 def _why_unexpected(unexpected: Iterable[str], has_modules: bool) -> str:
     keys = list(unexpected)
     for mark, algorithm in _OTHER_ALGORITHMS.items():
         if any(mark in key for key in keys):
-            return f"the file holds {algorithm}, which cannot be read as LoRA or DoRA: convert it with the program that made it"
+            return (
+                f"the file holds {algorithm}, which is neither LoRA nor DoRA: only the program that made it can use it"
+            )
     if any(key.startswith("bundle_emb.") for key in keys):
-        return "the file carries embeddings beside the adapter, which are not read: export it without bundled embeddings"
+        return (
+            "the file carries embeddings beside the adapter, which are not read: export it without bundled embeddings"
+        )
     if not has_modules:
         return "the file is no LoRA or DoRA adapter: none of its keys belongs to one"
     return "the file has keys that no LoRA or DoRA adapter has"
@@ -215,6 +232,8 @@ def _why_wrong(modules: Mapping[str, FileModule]) -> str:
     if any(len(module.shapes.get("dora_scale", (0, 0))) == 1 for module in modules.values()):
         return (
             "the file has one-dimensional dora_scales: without the dimensions of size 1 nothing tells their norm axis, "
-            "programs read them differently, and no convolution can use them. Export the adapter again with full dimensions"
+            "programs read them differently, and no convolution can use them. Export it again with full dimensions"
         )
-    return "dora_scale has to have the dimensions of the weight, all of size 1 but the first (output axis) or second (input axis)"
+    return (
+        "a dora_scale has the dimensions of the weight, all of size 1 but the first (output axis) or the second (input)"
+    )

@@ -1,8 +1,8 @@
 """What a file says about itself in its header, in the words that other programs read. Free of torch.
 
 ``ss_*`` are sd-scripts' keys (A1111, SD.Next and LoRA managers read them), ``modelspec.*`` those of Stability's model
-metadata standard, ``dora_studio.*`` our own. All values are strings. Nothing here looks at a clock or at the machine: the
-same facts give the same metadata.
+metadata standard, ``dora_studio.*`` our own. All values are strings. Nothing here looks at a clock or at the machine:
+the same facts give the same metadata.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
 
 from dora_core.families import Family, Prediction
 from dora_core.layouts import Layout
@@ -44,12 +43,11 @@ class Contents:
     conv_ranks: frozenset[int]  # of larger kernels
 
 
-def file_metadata(path: str | PurePath, contents: Contents, about: About) -> dict[str, str]:
+def file_metadata(file_stem: str, contents: Contents, about: About) -> dict[str, str]:
     """All metadata but the hashes, which need the tensors."""
-    stem = PurePath(path).stem
-    entries = _model_spec(about.title or stem, contents.family, about) | _own(contents, about)
+    entries = _model_spec(about.title or file_stem, contents.family, about) | _own(contents, about)
     if contents.layout != "peft":  # diffusers and PEFT read no ss_ keys, and the module they name never wrote this file
-        entries |= _sd_scripts(stem, contents, about.prediction)
+        entries |= _sd_scripts(file_stem, contents, about.prediction)
     return dict(sorted(entries.items()))
 
 

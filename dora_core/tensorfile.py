@@ -1,7 +1,7 @@
 """Writing safetensors: the same tensors and metadata always give the same bytes, in place all at once.
 
-safetensors' own writer keeps metadata in a hash map, whose order changes from process to process; and it wants the whole
-file in memory or on disk under its final name. The format is small enough to write directly.
+safetensors' own writer keeps metadata in a hash map, whose order changes from call to call, and it writes in place. The
+format is small enough to write directly.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
 def kohya_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """The two hashes by which A1111's extensions index a file, as sd-scripts computes them ahead of writing.
 
-    `sshs_model_hash` is the SHA-256 of everything behind the header. `sshs_legacy_hash` is that of 64 KiB at 1 MiB, its first
-    eight digits; both of a file whose metadata are its ``ss_`` entries alone, since the others may be edited later.
+    `sshs_model_hash` is the SHA-256 of everything behind the header, `sshs_legacy_hash` the first eight digits of that
+    of 64 KiB at 1 MiB; both of a file whose metadata are its ``ss_`` entries alone, since others may be edited later.
     """
     start, stop = 0x100000, 0x110000
     whole, window, position = hashlib.sha256(), hashlib.sha256(), 0

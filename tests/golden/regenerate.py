@@ -2,8 +2,8 @@
 
     python tests/golden/regenerate.py
 
-The module lists come from the architectures of diffusers and transformers, built on the meta device. Run it only when an
-architecture or a naming rule is meant to change, and read the difference before committing it.
+The module lists come from the architectures of diffusers and transformers, built on the meta device. Run it only when
+an architecture or a naming rule is meant to change, and read the difference before committing it.
 """
 
 from __future__ import annotations
