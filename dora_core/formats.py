@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dora_core.algebra import decomposed_weight, squared_norm
 from dora_core.families import ModelModules
 from dora_core.keymap import kohya_map, peft_map
-from dora_core.layouts import Layout
+from dora_core.layouts import Layout, magnitude_shape
 from dora_core.spec import NormAxis
 from dora_core.state import AdapterState, LayerWeights
 
@@ -68,7 +69,7 @@ def _missing_projections(state: AdapterState) -> dict[str, str]:
 
 def _without_effect(sibling: LayerWeights, axis: NormAxis | None, weight: Tensor | None) -> LayerWeights:
     """Zero factors and, for DoRA, the base weight's own norm."""
-    magnitude = None if axis is None or weight is None else weight_norm(weight.double(), axis).float()
+    magnitude = None if axis is None or weight is None else _norm(weight.double(), axis).float()
     return LayerWeights(torch.zeros_like(sibling.down), torch.zeros_like(sibling.up), sibling.alpha, magnitude)
 
 
@@ -99,15 +100,25 @@ def _compensated(layer: LayerWeights, weight: Tensor) -> LayerWeights:
     if layer.magnitude is None:
         return layer
     wide = weight.double()
-    ratio = weight_norm(wide, "output") / weight_norm(wide + layer.delta(), "output")
-    return replace(layer, magnitude=layer.magnitude * ratio)
+    return replace(layer, magnitude=layer.magnitude * _norm(wide, "output") / _norm(wide + layer.delta(), "output"))
+
+
+def _norm(weight: Tensor, axis: NormAxis) -> Tensor:
+    return squared_norm(weight, axis).sqrt().reshape(magnitude_shape(weight.shape, axis))
 
 
 def _differences(state: AdapterState, base: BaseWeights, modules: ModelModules) -> Iterator[tuple[str, Tensor]]:
     names = kohya_map(modules).to_file
     for name, layer in state.layers.items():
         weight = base[name].double()
-        yield f"{names[name]}.diff", merged_weight(weight, layer, state.norm_axis) - weight
+        yield f"{names[name]}.diff", _adapted(weight, layer, state.norm_axis) - weight
+
+
+def _adapted(weight: Tensor, layer: LayerWeights, axis: NormAxis | None) -> Tensor:
+    combined = weight + layer.delta()
+    if axis is None or layer.magnitude is None:
+        return combined
+    return decomposed_weight(combined, layer.magnitude.double(), axis)
 
 
 def _kohya_entries(layer: LayerWeights) -> Iterator[tuple[str, Tensor]]:
@@ -125,15 +136,3 @@ def _peft_entries(layer: LayerWeights) -> Iterator[tuple[str, Tensor]]:
     if layer.magnitude is not None:
         shape = (-1,) if layer.magnitude.dim() == 2 else (1, -1, 1, 1)
         yield "lora_magnitude_vector.weight", layer.magnitude.float().reshape(shape)
-
-
-def weight_norm(weight: Tensor, axis: NormAxis) -> Tensor:
-    own = 0 if axis == "output" else 1
-    return torch.linalg.vector_norm(weight, dim=[d for d in range(weight.dim()) if d != own], keepdim=True)
-
-
-def merged_weight(weight: Tensor, layer: LayerWeights, axis: NormAxis | None) -> Tensor:
-    combined = weight + layer.delta(weight.dtype)
-    if axis is None or layer.magnitude is None:
-        return combined
-    return layer.magnitude.to(weight.dtype) * combined / weight_norm(combined, axis)

@@ -87,11 +87,15 @@ def _parse(name: str, text: bytes) -> tuple[dict[str, TensorEntry], dict[str, st
 
 
 def _entry(name: str, key: str, value: object) -> TensorEntry:
-    fields = cast(Mapping[str, object], value) if isinstance(value, dict) else {}
+    fields = _mapping(value)
     dtype, shape, offsets = fields.get("dtype"), _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
     if isinstance(dtype, str) and dtype in BITS and shape is not None and offsets is not None and len(offsets) == 2:
         return TensorEntry(dtype, shape, *offsets)
     raise FileFormatError(f"{name} has a damaged header: the entry of {key!r} is {str(value)[:200]}")
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return cast(Mapping[str, object], value) if isinstance(value, dict) else {}
 
 
 def _sizes(value: object) -> tuple[int, ...] | None:
