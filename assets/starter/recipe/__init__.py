@@ -1,0 +1,1 @@
+"""How the starter model is made: one module a stage, run in order by `build.py`."""
