@@ -45,7 +45,7 @@ class Score:
 
 
 def evaluate(shop: Workshop) -> None:
-    """Print and save the scores and the contact sheet, ``evaluation.json`` and ``contact-sheet.png`` in ``starter/``."""
+    """Print and save the scores and the contact sheet: `evaluation.json`, `contact-sheet.png` in ``starter/``."""
     target, profile, seed = shop.assets / "starter", shop.profile, shop.seed
     if up_to_date(target / "evaluation.json", shop):
         return

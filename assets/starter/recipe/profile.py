@@ -35,8 +35,8 @@ SHARES = {
 
 # Drawn in both styles, but not what anybody would ask a first model for, or not what the name says.
 NOT_LEARNED = frozenset(
-    ("kaaba", "church", "love hotel", "face vomiting", "headstone", "cooking", "mate", "wing", "salt", "low battery")
-    + ("x-ray", "building construction")
+    """kaaba, church, love hotel, face vomiting, headstone, cooking, mate, wing, salt, low battery, x-ray,
+    building construction""".replace("\n    ", " ").split(", ")
 )
 
 LICENCES = {

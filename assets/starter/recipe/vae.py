@@ -77,7 +77,7 @@ def _integer(below: int, random: torch.Generator) -> int:
 
 @torch.no_grad()
 def trained_vae(shop: Workshop) -> AutoencoderKL:
-    """The averaged weights of the stage `vae`, and the scaling factor that gives flat pictures latents of unit spread."""
+    """The averaged weights of the stage `vae`, with the scaling factor that gives flat pictures unit spread."""
     checkpoint = shop.work / "vae.pt"
     if not checkpoint.exists():
         raise Failure(f"{checkpoint} is missing: run the stage `vae` first.")
