@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dora_core.algebra import decomposed_weight, squared_norm
+from dora_core.algebra import decomposed_weight, direction_norm, squared_norm
 from dora_core.families import ModelModules
 from dora_core.keymap import kohya_map, peft_map
 from dora_core.layouts import Layout, magnitude_shape
@@ -62,7 +62,7 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 def _missing_projections(state: AdapterState) -> dict[str, str]:
     """Projections left out in a block where others are adapted -> one of these, which is of the same size."""
-    adapted = {name.rpartition(".")[0]: name for name in state.layers if ".self_attn." in name}
+    adapted = {name.rpartition(".")[0]: name for name in sorted(state.layers) if ".self_attn." in name}
     names = {f"{block}.{projection}": sibling for block, sibling in adapted.items() for projection in _PROJECTIONS}
     return {name: sibling for name, sibling in names.items() if name not in state.layers}
 
@@ -100,7 +100,8 @@ def _compensated(layer: LayerWeights, weight: Tensor) -> LayerWeights:
     if layer.magnitude is None:
         return layer
     wide = weight.double()
-    return replace(layer, magnitude=layer.magnitude * _norm(wide, "output") / _norm(wide + layer.delta(), "output"))
+    divisor = direction_norm(squared_norm(wide + layer.delta(), "output")).reshape(layer.magnitude.shape)
+    return replace(layer, magnitude=layer.magnitude * _norm(wide, "output") / divisor)
 
 
 def _norm(weight: Tensor, axis: NormAxis) -> Tensor:
@@ -111,10 +112,11 @@ def _differences(state: AdapterState, base: BaseWeights, modules: ModelModules) 
     names = kohya_map(modules).to_file
     for name, layer in state.layers.items():
         weight = base[name].double()
-        yield f"{names[name]}.diff", _adapted(weight, layer, state.norm_axis) - weight
+        yield f"{names[name]}.diff", adapted_weight(weight, layer, state.norm_axis) - weight
 
 
-def _adapted(weight: Tensor, layer: LayerWeights, axis: NormAxis | None) -> Tensor:
+def adapted_weight(weight: Tensor, layer: LayerWeights, axis: NormAxis | None) -> Tensor:
+    """W' in float64, what the layer means on a base weight in float64."""
     combined = weight + layer.delta()
     if axis is None or layer.magnitude is None:
         return combined
