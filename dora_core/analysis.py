@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dora_core.algebra import channel_dimension
 from dora_core.spec import NormAxis
 from dora_core.state import AdapterState, LayerWeights
 
@@ -139,8 +140,7 @@ def analyze_adaptation(
 
 
 def _other_dimensions(weight: Tensor, axis: NormAxis) -> list[int]:
-    own = 0 if axis == "output" else 1
-    return [dimension for dimension in range(weight.dim()) if dimension != own]
+    return [dimension for dimension in range(weight.dim()) if dimension != channel_dimension(axis)]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Magnitude and direction: the definitions of the paper, closed forms of single vectors, factors against dense weights."""
+"""Magnitude and direction: the paper's definitions, closed forms of single vectors, factors against dense weights."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_factors_and_dense_weights_both_give_the_definitions_of_the_paper(
 
 @pytest.mark.parametrize("angle", [1e-1, 1e-4, 1e-7, 1e-10])
 def test_the_smallest_turns_are_not_lost(angle: float) -> None:
-    """A row (3, 0) plus (0, t) turns by atan(t / 3); 1 - cos = 2 sin^2(angle / 2) can be far below the unit roundoff."""
+    """A row (3, 0) plus (0, t) turns by atan(t / 3); 1 - cos = 2 sin^2(angle / 2) can be far below 1e-16."""
     weight = torch.tensor([[3.0, 0.0]], dtype=torch.float64)
     layer = LayerWeights(
         down=torch.tensor([[0.0, 1.0]], dtype=torch.float64),

@@ -1,0 +1,230 @@
+"""Does a file render what was trained? Each program's own formula on the file's own content, against the ideal weight.
+
+The ideal is W0 + s * (W' - W0) in float64. A layer's error is taken relative to its update, norm(W' - W0); an update
+smaller than a thousandth of the weight counts as a thousandth of it. So an error of 1e-3 means: within 1e-3 of the
+update or 1e-6 of the base weight.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dora_core.algebra import squared_norm
+from dora_core.consumers import BY_KEY, CONSUMERS, Consumer, rendered_weight
+from dora_core.errors import FileFormatError
+from dora_core.families import ModelModules, shipped_modules
+from dora_core.files import read_adapter, read_differences
+from dora_core.formats import adapted_weight
+from dora_core.keymap import spellings
+from dora_core.layouts import AdapterInfo, Layout, inspect_adapter
+from dora_core.parity_report import ConsumerParity, LayerParity, ParityReport, StrengthParity, recommended_consumer
+from dora_core.resolution import unresolved_modules
+from dora_core.spec import NormAxis
+from dora_core.state import AdapterState, LayerWeights
+
+STRENGTHS = (1.0, 0.5)
+SMALLEST_UPDATE = 1e-3  # of the base weight
+
+Stored = LayerWeights | Tensor  # factors, or a full difference
+Intended = Callable[[str, Tensor], Tensor]  # layer name and W0 in float64 -> W' in float64
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """The content of a file, in the types that it is stored in."""
+
+    layers: Mapping[str, Stored]
+    file_names: Mapping[str, str]  # neutral name -> the file's own
+    info: AdapterInfo
+    modules: ModelModules
+
+
+def read_stored(path: str | os.PathLike[str], modules: ModelModules | None = None) -> StoredAdapter:
+    """What is in the file at `path`; raises FileFormatError as `read_adapter` does."""
+    info = inspect_adapter(path)
+    if modules is None and info.detection is not None:
+        modules = shipped_modules(info.detection.family)
+    if info.layout == "diff":
+        layers: Mapping[str, Stored] = read_differences(path, modules)
+    else:
+        layers = read_adapter(path, modules).state.layers
+    if modules is None:
+        raise FileFormatError(f"{os.fspath(path)}: nothing tells which family it is for: pass the model's modules")
+    known = spellings(modules)
+    return StoredAdapter(layers, {known[name]: name for name in info.modules}, info, modules)
+
+
+def intended_by_state(state: AdapterState) -> Intended:
+    """What `state` means; layers that it does not have stay as they are."""
+
+    def adapted(name: str, weight: Tensor) -> Tensor:
+        return adapted_weight(weight, state.layers[name], state.norm_axis) if name in state.layers else weight
+
+    return adapted
+
+
+def intended_by_file(stored: StoredAdapter) -> Intended:
+    """What the file itself means by its layout: the axis its magnitudes have, the compensation its name announces."""
+
+    def adapted(name: str, weight: Tensor) -> Tensor:
+        layer = stored.layers[name]
+        if isinstance(layer, Tensor):
+            return weight + layer.to(weight)
+        if stored.info.layout == "kohya-compensated" and layer.magnitude is not None:
+            norm = squared_norm(weight, "output").sqrt().reshape(layer.magnitude.shape)
+            return (weight + layer.delta()) * layer.magnitude.to(weight) / norm
+        return adapted_weight(weight, layer, stored.info.norm_axis)
+
+    return adapted
+
+
+def check_parity(
+    stored: StoredAdapter,
+    base: Mapping[str, Tensor],
+    intended: Intended,
+    recommended: str | None = None,
+    expected: Iterable[str] = (),
+    device: torch.device | None = None,
+) -> ParityReport:
+    """Compare what every consumer makes of the file with what is intended, layer by layer on `device`.
+
+    `base` gives W0 by neutral name, and may make it when asked. `recommended` is the key of the consumer that the file
+    is for; None: the one that its kind is for. `expected` names layers that the file has to have. FileFormatError where
+    the base lacks a layer, and for mixed layouts, of which no program's reading is known.
+    """
+    layout = stored.info.layout
+    if layout == "other":
+        raise FileFormatError("the file mixes the keys of several layouts: read it and export it again")
+    missing_base = [name for name in stored.layers if name not in base]
+    if missing_base:
+        raise FileFormatError("the base model lacks layers that the file adapts", missing=missing_base)
+    check = _Check.of(stored, layout, intended, device)
+    layers = tuple(check.layer(name, base[name]) for name in sorted(stored.layers))
+    return ParityReport(
+        layout=layout,
+        norm_axis=stored.info.norm_axis,
+        family=stored.modules.family.name,
+        recommended=recommended or recommended_consumer(layout, stored.info.norm_axis),
+        consumers=tuple(check.summary(consumer, layers) for consumer in CONSUMERS),
+        layers=layers,
+        missing=tuple(sorted(set(expected) - set(stored.layers))),
+        not_certified=_not_certified(layout, stored.info.norm_axis),
+    )
+
+
+@dataclass(frozen=True)
+class _Check:
+    stored: StoredAdapter
+    intended: Intended
+    unresolved: Mapping[str, frozenset[str]]  # by consumer that reads the layout: neutral names it does not find
+    device: torch.device | None
+
+    @classmethod
+    def of(cls, stored: StoredAdapter, layout: Layout, intended: Intended, device: torch.device | None) -> _Check:
+        unresolved = {
+            consumer.key: unresolved_modules(consumer.program, stored.info, stored.modules)
+            for consumer in CONSUMERS
+            if layout in consumer.layouts
+        }
+        return cls(stored, intended, unresolved, device)
+
+    def layer(self, name: str, base: Tensor) -> LayerParity:
+        weight = base.to(self.device)
+        wide = weight.double()
+        adapted = self.intended(name, wide)
+        update = adapted - wide
+        unit = max(_norm(update), SMALLEST_UPDATE * _norm(wide))
+        rendered = _Renderings(weight, _moved(self.stored.layers[name], self.device))
+        errors: dict[tuple[str, float], float] = {}
+        for key, names in self.unresolved.items():
+            for strength in STRENGTHS:
+                ideal = wide + strength * update
+                actual = wide if self.stored.file_names[name] in names else rendered.by(BY_KEY[key], strength)
+                errors[key, strength] = _relative(_norm(actual - ideal), unit)
+        rounding = {
+            key: _relative(_norm(adapted.to(BY_KEY[key].result_dtype).double() - adapted), unit)
+            for key in self.unresolved
+            if BY_KEY[key].is_half
+        }
+        return LayerParity(name, _relative(_norm(update), _norm(wide)), errors, rounding)
+
+    def summary(self, consumer: Consumer, layers: tuple[LayerParity, ...]) -> ConsumerParity:
+        key = consumer.key
+        reads = key in self.unresolved
+        return ConsumerParity(
+            consumer=consumer,
+            modules=len(layers),
+            unresolved=tuple(sorted(self.unresolved.get(key, ()))),
+            strengths=tuple(_at_strength(key, strength, layers) for strength in STRENGTHS) if reads else (),
+            rounding=statistics.median(layer.rounding.get(key, 0.0) for layer in layers),
+            only_full_strength=self.stored.info.norm_axis is not None and not consumer.interpolates,
+        )
+
+
+@dataclass
+class _Renderings:
+    """One layer as the consumers compute it; those that compute alike share the result."""
+
+    weight: Tensor
+    stored: Stored
+    _known: dict[tuple[object, ...], Tensor] = field(default_factory=dict[tuple[object, ...], Tensor])
+
+    def by(self, consumer: Consumer, strength: float) -> Tensor:
+        types = (consumer.weight_dtype, consumer.product_dtype, consumer.result_dtype)
+        way = (consumer.formula, *types, strength)
+        if way not in self._known:
+            update, magnitude = _update_and_magnitude(self.stored, consumer.product_dtype)
+            self._known[way] = rendered_weight(consumer, self.weight, update, magnitude, strength)
+        return self._known[way]
+
+
+def _update_and_magnitude(stored: Stored, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    return (stored.to(dtype), None) if isinstance(stored, Tensor) else (stored.delta(dtype), stored.magnitude)
+
+
+def _moved(stored: Stored, device: torch.device | None) -> Stored:
+    if isinstance(stored, Tensor):
+        return stored.to(device)
+    magnitude = None if stored.magnitude is None else stored.magnitude.to(device)
+    return LayerWeights(stored.down.to(device), stored.up.to(device), stored.alpha, magnitude)
+
+
+def _at_strength(key: str, strength: float, layers: tuple[LayerParity, ...]) -> StrengthParity:
+    errors = {layer.name: layer.errors[key, strength] for layer in layers}
+    worst_layer = max(errors, key=lambda name: errors[name])
+    return StrengthParity(strength, errors[worst_layer], worst_layer, statistics.median(errors.values()))
+
+
+def _norm(tensor: Tensor) -> float:
+    return math.sqrt(float(tensor.square().sum()))
+
+
+def _relative(error: float, unit: float) -> float:
+    """Infinite for what is not a number, so that it is worse than any number."""
+    if math.isnan(error):
+        return math.inf
+    return error / unit if unit else (math.inf if error else 0.0)
+
+
+def _not_certified(layout: Layout, axis: NormAxis | None) -> tuple[str, ...]:
+    """What the comparison says nothing about."""
+    notes = ["other adapters loaded at the same time", "quantised and 8-bit base models"]
+    if axis is not None or layout == "diff":
+        notes.append("any base model but the one it was trained on")
+    if axis is not None:
+        notes.append(
+            "strengths other than 1 in LyCORIS, diffusers and PEFT, where they are no straight line to the base"
+        )
+        notes.append("ComfyUI's bypass loader, which knows no dora_scale: a plain LoRA")
+    if axis == "input":
+        notes.append("LyCORIS' own file loaders, which since 3.2 take every file for the output axis and fail")
+    if layout == "kohya-compensated":
+        notes.append("versions of ComfyUI that divide by the norm of the adapted weight (its pull request 15458)")
+    return tuple(notes)

@@ -1,0 +1,194 @@
+"""What a parity check found: numbers for machines, words for people, one headline for a file's metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from dora_core.consumers import Consumer
+from dora_core.layouts import Layout
+from dora_core.spec import NormAxis
+
+FORMAT = "dora-studio-parity-1"
+GATE = 1e-3  # of the update, or 1e-6 of the base weight
+
+Verdict = Literal["exact", "close", "wrong", "unread"]
+
+
+@dataclass(frozen=True)
+class LayerParity:
+    """One layer: errors relative to its update, by consumer and strength."""
+
+    name: str
+    update: float  # norm(W' - W0) / norm(W0)
+    errors: Mapping[tuple[str, float], float]
+    rounding: Mapping[str, float]  # by consumer: what rounding the ideal weight to the consumer's type alone costs
+
+
+@dataclass(frozen=True)
+class StrengthParity:
+    strength: float
+    worst: float
+    worst_layer: str
+    median: float
+
+
+@dataclass(frozen=True)
+class ConsumerParity:
+    """One way to render the file. `strengths` is empty where the program does not read the file's layout."""
+
+    consumer: Consumer
+    modules: int  # in the file
+    unresolved: tuple[str, ...]  # the file's own names of the modules that the program does not find
+    strengths: tuple[StrengthParity, ...]
+    rounding: float  # median over layers; 0 for float32
+    only_full_strength: bool  # other strengths mean something else in this program
+
+    @property
+    def compared(self) -> tuple[StrengthParity, ...]:
+        """The strengths at which a deviation is an error."""
+        return tuple(s for s in self.strengths if s.strength == 1.0 or not self.only_full_strength)
+
+    @property
+    def worst(self) -> StrengthParity:
+        return max(self.compared, key=lambda strength: strength.worst)
+
+    @property
+    def median(self) -> float:
+        return max(strength.median for strength in self.compared)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Half precision is judged by its typical layer, against what rounding alone would cost there."""
+        if not self.strengths:
+            return "unread"
+        if self.unresolved:
+            return "wrong"
+        if self.consumer.is_half:
+            return "close" if self.median <= max(self.consumer.tolerance, 3 * self.rounding) else "wrong"
+        return "exact" if self.worst.worst <= self.consumer.tolerance else "wrong"
+
+    @property
+    def words(self) -> str:
+        if not self.strengths:
+            return "does not read this layout"
+        found = f"finds {self.modules - len(self.unresolved)} of {self.modules} layers; " if self.unresolved else ""
+        at = " at strength 1" if self.only_full_strength else ""
+        if self.verdict == "exact":
+            return f"as trained{at}: worst error {share(self.worst.worst)} of the update"
+        error = f"typical error {share(self.median)} of the update, worst {share(self.worst.worst)}"
+        if self.verdict == "close":
+            return f"{error}; rounding the weights alone makes {share(self.rounding)}"
+        return f"{found}{error} ({self.worst.worst_layer})"
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Beside an exported file as JSON; its headline goes into the file's metadata."""
+
+    layout: Layout
+    norm_axis: NormAxis | None
+    family: str
+    recommended: str  # key of the consumer that the file is for
+    consumers: tuple[ConsumerParity, ...]
+    layers: tuple[LayerParity, ...]
+    missing: tuple[str, ...]  # adapted layers that the file does not have
+    not_certified: tuple[str, ...]
+
+    @property
+    def target(self) -> ConsumerParity:
+        """How the consumer that the file is for renders it."""
+        return next(parity for parity in self.consumers if parity.consumer.key == self.recommended)
+
+    @property
+    def passed(self) -> bool:
+        return not self.missing and self.target.verdict == "exact" and self.target.worst.worst <= GATE
+
+    @property
+    def headline(self) -> str:
+        program = self.target.consumer.program
+        if not self.passed:
+            return f"Not proven: in {program}, {self.target.words}."
+        found = f"{len(self.layers)} of {len(self.layers)} layers"
+        exact = self._programs("exact", program)
+        wrong = self._programs("wrong", program)
+        return (
+            f"{program} renders this file {self.target.words} ({found}, float32)."
+            + (f" So do {'; '.join(exact)}." if exact else "")
+            + (f" Not so {'; '.join(wrong)}." if wrong else "")
+        )
+
+    def _programs(self, verdict: Verdict, but: str) -> list[str]:
+        """Programs with that verdict in float32, each once."""
+        rows = [parity for parity in self.consumers if not parity.consumer.is_half and parity.verdict == verdict]
+        return list(dict.fromkeys(row.consumer.program for row in rows if row.consumer.program != but))
+
+    def to_json(self, file_name: str, sha256: str) -> str:
+        content = {
+            "format": FORMAT,
+            "file": file_name,
+            "sha256": sha256,
+            "passed": self.passed,
+            "headline": self.headline,
+            "family": self.family,
+            "layout": self.layout,
+            "norm_axis": self.norm_axis,
+            "recommended": self.recommended,
+            "consumers": [_consumer_entry(parity) for parity in self.consumers],
+            "layers": {layer.name: self._layer_entry(layer) for layer in self.layers},
+            "missing": list(self.missing),
+            "not_certified": list(self.not_certified),
+        }
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    def _layer_entry(self, layer: LayerParity) -> dict[str, float | None]:
+        return {
+            "update": number(layer.update),
+            "error": number(max(layer.errors[self.recommended, s.strength] for s in self.target.compared)),
+        }
+
+
+def _consumer_entry(parity: ConsumerParity) -> dict[str, object]:
+    return {
+        "key": parity.consumer.key,
+        "program": parity.consumer.program,
+        "path": parity.consumer.path,
+        "verdict": parity.verdict,
+        "words": parity.words,
+        "matched": parity.modules - len(parity.unresolved) if parity.strengths else 0,
+        "modules": parity.modules,
+        "unresolved": sorted(parity.unresolved),
+        "rounding": number(parity.rounding),
+        "strengths": [
+            {
+                "strength": strength.strength,
+                "compared": strength in parity.compared,
+                "worst": number(strength.worst),
+                "worst_layer": strength.worst_layer,
+                "median": number(strength.median),
+            }
+            for strength in parity.strengths
+        ],
+    }
+
+
+def share(error: float) -> str:
+    """An error relative to the update, for people: 0.029 %, 46 %, 23 times."""
+    if not math.isfinite(error):
+        return "not a number"
+    return f"{error:.0f} times" if error >= 2 else f"{error * 100:.2g} %"
+
+
+def number(value: float) -> float | None:
+    """Three digits; None, which JSON has, for what is not finite."""
+    return float(f"{value:.3g}") if math.isfinite(value) else None
+
+
+def recommended_consumer(layout: Layout, norm_axis: NormAxis | None) -> str:
+    """The key of the consumer that a file of this kind is for."""
+    if layout == "peft":
+        return "diffusers"
+    return "lycoris" if layout == "kohya" and norm_axis == "output" else "comfyui"
