@@ -1,0 +1,259 @@
+"""A LoRA and a DoRA layer around one frozen Linear or Conv2d."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from dora_core import algebra
+from dora_core.functional import FactoredNormGradient, Factors, Plan, adapted, compute_dtype
+from dora_core.operations import operation_of
+from dora_core.spec import NormAxis, NormGradient
+from dora_core.state import LayerWeights
+
+WEAK_GAIN = 1e-3
+"""Below this gain an output channel's gradient of the magnitude is not taken from its output: the bias drowns it."""
+
+
+class LoraLayer(nn.Module):
+    """W0 x + b + s B A x, with s = `scale` and the original module, frozen, as `base`.
+
+    Starts as exactly the base: `up` is zero. Dropout acts on the input of the low-rank path alone. `strength` t means
+    W0 + t (W' - W0). The factors are float32 (float64 on a float64 base) and stay so when the model is cast.
+    """
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, scale: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.base = base
+        self.operation = operation_of(base)
+        self.scale = scale
+        self.dropout = dropout
+        self.strength = 1.0
+        self.is_enabled = True
+        self.unmerged: Tensor | None = None  # W0 while the base holds W'
+        weight = base.weight
+        dtype = algebra.accumulation_dtype(weight.dtype)
+        self.down = nn.Parameter(weight.new_zeros(rank, *weight.shape[1:], dtype=dtype))
+        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank, *[1] * (weight.dim() - 2), dtype=dtype))
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's, for code that asks an adapted module for its dtype or device."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_enabled or self.strength == 0 or self.unmerged is not None:
+            return self.base(x)
+        x = self.operation.pad(x)
+        factors, axis, scale = self._call()
+        keep = None
+        if self.training and self.dropout > 0:
+            keep = torch.rand_like(x, dtype=torch.float32) >= self.dropout
+            scale /= 1 - self.dropout
+        return adapted(
+            x, self.base.weight, self.base.bias, factors, Plan(self.operation, axis, scale, compute_dtype(x)), keep
+        )
+
+    def merged_weight(self) -> Tensor:
+        """The dense weight that `forward` stands for, W0 + strength (W' - W0), in float32 at least."""
+        weight = self.base.weight if self.unmerged is None else self.unmerged
+        weight = weight.detach().to(self.down.dtype)
+        return torch.lerp(weight, self._adapted_weight(weight), self.strength)
+
+    def merge(self) -> None:
+        """Put `merged_weight`, rounded to the base's dtype, in the place of W0, which is kept aside."""
+        merged = self.merged_weight().to(self.base.weight.dtype)
+        self.unmerged, self.base.weight.data = self.base.weight.data, merged
+
+    def unmerge(self) -> None:
+        if self.unmerged is not None:
+            self.base.weight.data, self.unmerged = self.unmerged, None
+
+    def freeze_base(self) -> None:
+        """Remember which parameters of the base ask for gradients, and let none of them."""
+        self._asked = {name: parameter.requires_grad for name, parameter in self.base.named_parameters()}
+        self.base.requires_grad_(False)
+
+    def thaw_base(self) -> None:
+        for name, parameter in self.base.named_parameters():
+            parameter.requires_grad_(self._asked[name])
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """What is learned, by part."""
+        return {"down": self.down, "up": self.up}
+
+    def fits(self, weights: LayerWeights) -> bool:
+        values = {"down": weights.down, "up": weights.up, "magnitude": weights.magnitude}
+        shapes = {part: value.shape for part, value in values.items() if value is not None}
+        return shapes == {part: parameter.shape for part, parameter in self.own_parameters().items()}
+
+    @torch.no_grad()
+    def load(self, weights: LayerWeights) -> None:
+        """Take over what `fits`, with its scale."""
+        self.down.copy_(weights.down)
+        self.up.copy_(weights.up)
+        self.scale = weights.scale
+
+    def weights(self) -> LayerWeights:
+        """What was learned, as copies on the CPU."""
+        return LayerWeights(_copy(self.down), _copy(self.up), self.scale * self.rank)
+
+    def extra_repr(self) -> str:
+        return f"lora, rank={self.rank}, scale={self.scale:g}"
+
+    def _call(self) -> tuple[Factors, NormAxis | None, float]:
+        return Factors(self.down, self.up), None, self.strength * self.scale
+
+    def _adapted_weight(self, weight: Tensor) -> Tensor:
+        return weight + algebra.low_rank_delta(self.down.detach(), self.up.detach(), self.scale)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves everything, but casts the base alone: factors, magnitude and norms never go below float32."""
+        for child in self.children() if recurse else ():
+            child._apply(fn)
+        return super()._apply(lambda tensor: _moved(tensor, fn), recurse=False)
+
+
+class DoraLayer(LoraLayer):
+    """m V / n x + b with V = W0 + s B A and n its norms along `axis`; starts as exactly the base with m = n.
+
+    The norm counts as a constant in backward (DoRA paper, section 4.3) unless `gradient` is "exact". It is computed from
+    the factors when they have changed: once per optimizer step, however often `forward` runs in between. A write that
+    PyTorch does not count (through `.data`, or by a foreign kernel) needs a call of `refresh_norm`.
+    """
+
+    norm: Tensor
+    base_squared: Tensor
+
+    def __init__(
+        self,
+        base: nn.Linear | nn.Conv2d,
+        rank: int,
+        scale: float,
+        axis: NormAxis,
+        dropout: float = 0.0,
+        gradient: NormGradient = "detached",
+    ) -> None:
+        super().__init__(base, rank, scale, dropout)
+        self.axis: NormAxis = axis
+        self.gradient: NormGradient = gradient
+        weight = base.weight.detach()
+        base_squared = algebra.squared_norm(weight, axis)
+        self.register_buffer("base_squared", base_squared, persistent=False)
+        self.register_buffer("norm", algebra.direction_norm(base_squared), persistent=False)
+        self.magnitude = nn.Parameter(algebra.along(base_squared.sqrt(), weight, axis))
+        self._weak: Tensor | None = None
+        self._versions: tuple[int, ...] | None = None
+
+    def refresh_norm(self) -> None:
+        if any(read_flags(self.measure_norm())):
+            self.mend_norm()
+
+    @torch.no_grad()
+    def measure_norm(self) -> Tensor:
+        """Refresh the norm; True on the device where some channel needs `mend_norm`: a cancelled norm or a weak gain."""
+        versions = self._current_versions()
+        if self._versions is None or self._versions[0] != versions[0]:
+            self.base_squared.copy_(algebra.squared_norm(self.base.weight, self.axis))
+        squared = self._factored_squared_norm()
+        self.norm.copy_(algebra.direction_norm(squared))
+        self._weak = None
+        self._versions = versions
+        return torch.any(self._is_cancelled(squared) | self._is_weak())
+
+    @torch.no_grad()
+    def mend_norm(self) -> None:
+        """Take cancelled norms from dense rows or columns, and list the channels whose gain is too small to divide by."""
+        cancelled = self._is_cancelled(self._factored_squared_norm()).nonzero().flatten()
+        dense = algebra.dense_squared_norm(self.base.weight, self.down, self.up, self.scale, self.axis, cancelled)
+        self.norm[cancelled] = algebra.direction_norm(dense)
+        weak = self._is_weak().nonzero().flatten()
+        self._weak = weak if weak.numel() else None
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        return super().own_parameters() | {"magnitude": self.magnitude}
+
+    @torch.no_grad()
+    def load(self, weights: LayerWeights) -> None:
+        assert weights.magnitude is not None  # as it fits
+        super().load(weights)
+        self.magnitude.copy_(weights.magnitude)
+
+    def weights(self) -> LayerWeights:
+        return replace(super().weights(), magnitude=_copy(self.magnitude))
+
+    def extra_repr(self) -> str:
+        return f"dora, rank={self.rank}, scale={self.scale:g}, axis={self.axis}, gradient={self.gradient}"
+
+    def _call(self) -> tuple[Factors, NormAxis | None, float]:
+        if not torch.compiler.is_compiling() and self._versions != self._current_versions():
+            self.refresh_norm()
+        norm = self.norm
+        if self.gradient == "exact" and torch.is_grad_enabled():
+            norm = FactoredNormGradient.apply(norm, self.base.weight, self.down, self.up, self.scale, self.axis)
+        factors = Factors(self.down, self.up, self.magnitude, norm, self._weak)
+        if self.strength != 1:
+            factors = _blended(self.down, self.up, self.magnitude.flatten() / norm, self.strength, self.axis)
+        return factors, self.axis, self.scale
+
+    def _adapted_weight(self, weight: Tensor) -> Tensor:
+        return algebra.decomposed_weight(super()._adapted_weight(weight), self.magnitude.detach(), self.axis)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._versions = None
+        return super()._apply(fn, recurse)
+
+    def _current_versions(self) -> tuple[int, ...]:
+        return tuple(t._version for t in (self.base.weight, self.down, self.up, self.magnitude))
+
+    def _factored_squared_norm(self) -> Tensor:
+        return algebra.factored_squared_norm(
+            self.base_squared, self.base.weight, self.down, self.up, self.scale, self.axis
+        )
+
+    def _is_cancelled(self, squared: Tensor) -> Tensor:
+        return squared < algebra.CANCELLATION * self.base_squared
+
+    def _is_weak(self) -> Tensor:
+        if self.axis == "input":
+            return torch.zeros_like(self.norm, dtype=torch.bool)
+        return self.magnitude.flatten().abs() < WEAK_GAIN * self.norm
+
+
+def read_flags(flags: Tensor) -> list[bool]:
+    """Flags from a device, which waits for it; on the meta device nothing is set."""
+    return [False] * flags.numel() if flags.is_meta else flags.flatten().tolist()
+
+
+def _blended(down: Tensor, up: Tensor, gain: Tensor, strength: float, axis: NormAxis) -> Factors:
+    """W0 + t (W' - W0) as a DoRA layer of its own: gain 1 + t (g - 1), and the update times t g over that gain."""
+    blended = 1 + strength * (gain - 1)
+    share = strength * gain / blended
+    if axis == "output":
+        up = up * algebra.along(share, up, axis)
+    else:
+        down = down * algebra.along(share, down, axis)
+    return Factors(down, up, blended, torch.ones_like(blended))
+
+
+def _moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+    moved = fn(tensor)
+    if moved.dtype == algebra.accumulation_dtype(moved.dtype):
+        return moved
+    return tensor.to(moved.device, algebra.accumulation_dtype(moved.dtype))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)

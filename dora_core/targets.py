@@ -1,0 +1,160 @@
+"""Which layers of a model a spec names, with what rank: the plan that can be read before anything changes."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod, sqrt
+
+from torch import nn
+
+from dora_core.operations import operation_of
+from dora_core.spec import AdapterSpec
+
+BYTES_PER_PARAMETER = 4  # the factors and the magnitude are float32
+
+
+@dataclass(frozen=True)
+class Target:
+    """One layer to adapt."""
+
+    name: str  # its module path in the base model
+    module: nn.Linear | nn.Conv2d
+    rank: int
+    scale: float  # of the low-rank update, from the rank that was asked for even where `rank` is clamped
+    magnitudes: int  # 0 for LoRA
+    notice: str | None = None
+
+    @property
+    def parameters(self) -> int:
+        out_size, *rest = self.module.weight.shape
+        return self.rank * (out_size + prod(rest)) + self.magnitudes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All targets of a spec in a model; `print(plan)` shows them."""
+
+    targets: tuple[Target, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(target.parameters for target in self.targets)
+
+    @property
+    def mib(self) -> float:
+        """Of the parameters themselves, in float32."""
+        return self.parameters * BYTES_PER_PARAMETER / 2**20
+
+    def __str__(self) -> str:
+        width = max(len(target.name) for target in self.targets)
+        lines = [_plan_line(target, width) for target in self.targets]
+        total = f"{len(lines)} layers, {self.parameters:,} parameters, {self.mib:.1f} MiB in float32"
+        return "\n".join([*lines, total])
+
+
+def iter_targets(model: nn.Module, spec: AdapterSpec) -> Iterator[Target]:
+    """The layers that `spec` names, in the order of the model; ValueError at one that cannot be adapted."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and _is_wanted(name, spec):
+            yield _target(name, module, spec)
+
+
+def plan_targets(model: nn.Module, spec: AdapterSpec) -> Plan:
+    """The checked plan of `spec` in `model`.
+
+    ValueError, naming the patterns and what comes near them, where nothing matches, a pattern matches no layer, a layer
+    cannot be adapted, is shared by two parents, or every layer is too small for the rank.
+    """
+    _check_patterns(model, spec)
+    targets = tuple(iter_targets(model, spec))
+    if not targets:
+        patterns = f"include {list(spec.include)}, exclude {list(spec.exclude)}"
+        raise ValueError(f"no layer is left to adapt: {patterns}. Let include match a Linear or Conv2d.")
+    _check_shared(model, {target.name for target in targets})
+    if all(target.notice for target in targets):
+        raise ValueError(f"the rank is above what any layer can hold: {targets[0].notice}. Lower it.")
+    return Plan(targets)
+
+
+def _is_wanted(name: str, spec: AdapterSpec) -> bool:
+    return _matches_any(name, spec.include) and not _matches_any(name, spec.exclude)
+
+
+def _matches_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _target(name: str, module: nn.Linear | nn.Conv2d, spec: AdapterSpec) -> Target:
+    _check_adaptable(name, module)
+    shape = module.weight.shape
+    rank, alpha = _rank_and_alpha(name, prod(shape[2:]) > 1, spec)
+    limit = min(shape[0], prod(shape[1:]))
+    notice = f"rank {rank} is clamped to {limit}, the full rank of {name}" if rank > limit else None
+    scale = alpha / (sqrt(rank) if spec.rank_stabilised else rank)
+    magnitudes = 0 if spec.kind == "lora" else shape[0 if spec.norm_axis == "output" else 1]
+    return Target(name, module, min(rank, limit), scale, magnitudes, notice)
+
+
+def _rank_and_alpha(name: str, has_kernel: bool, spec: AdapterSpec) -> tuple[int, float]:
+    for rule in reversed(spec.rules):
+        if fnmatchcase(name, rule.pattern):
+            return rule.rank, rule.rank if rule.alpha is None else rule.alpha
+    if has_kernel and spec.conv_rank is not None:
+        alpha = spec.alpha if spec.conv_alpha is None else spec.conv_alpha
+        return spec.conv_rank, spec.conv_rank if alpha is None else alpha
+    alpha = spec.conv_alpha if has_kernel and spec.conv_alpha is not None else spec.alpha
+    return spec.rank, spec.rank if alpha is None else alpha
+
+
+def _check_adaptable(name: str, module: nn.Linear | nn.Conv2d) -> None:
+    kind = type(module)
+    if kind.forward not in (nn.Linear.forward, nn.Conv2d.forward) or not module.weight.is_floating_point():
+        reason = f"a {kind.__name__} of {module.weight.dtype} computes in its own way"
+    else:
+        try:
+            operation_of(module)
+            return
+        except ValueError as error:
+            reason = str(error)
+    raise ValueError(f"{name} cannot be adapted: {reason}. Exclude it.")
+
+
+def _check_patterns(model: nn.Module, spec: AdapterSpec) -> None:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    patterns = {"include": spec.include, "exclude": spec.exclude, "rule": [rule.pattern for rule in spec.rules]}
+    unmatched = [
+        f"{kind} pattern {pattern!r} matches no Linear or Conv2d of the model{_near(pattern, names)}"
+        for kind, group in patterns.items()
+        for pattern in group
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
+    if unmatched:
+        raise ValueError("; ".join(unmatched) + ".")
+
+
+def _near(pattern: str, names: Iterable[str]) -> str:
+    """The most similar endings of layer names, as long as the pattern's literal part."""
+    literal = pattern.strip("*.")
+    length = literal.count(".") + 1
+    endings = Counter(".".join(name.split(".")[-length:]) for name in names)
+    close = difflib.get_close_matches(literal, endings, n=3, cutoff=0.5)
+    return f"; near it: {', '.join(close)}" if close else ""
+
+
+def _check_shared(model: nn.Module, names: set[str]) -> None:
+    paths: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(name)
+    for same in paths.values():
+        if len(same) > 1 and names.intersection(same):
+            raise ValueError(f"{' and '.join(same)} are one module: exclude it, as only one of them would be adapted.")
+
+
+def _plan_line(target: Target, width: int) -> str:
+    shape = "x".join(str(size) for size in target.module.weight.shape)
+    notice = f"  ({target.notice})" if target.notice else ""
+    return f"{target.name:{width}}  {shape:>16}  rank {target.rank:4}  {target.parameters:10,}{notice}"
