@@ -43,7 +43,7 @@ def read_adapter(path: str | os.PathLike[str], modules: ModelModules | None = No
     info = inspect_adapter(path)
     if info.layout == "diff":
         raise FileFormatError(f"{os.fspath(path)} holds full differences instead of factors: use read_differences")
-    modules = modules or _detected_modules(path, info)
+    modules = modules or detected_modules(path, info)
     names = _neutral_names(path, info, modules)
     alphas = peft_alphas(path, info.metadata, names)
     tensors = load_file(path)
@@ -59,7 +59,7 @@ def read_differences(path: str | os.PathLike[str], modules: ModelModules | None 
     info = inspect_adapter(path)
     if info.layout != "diff":
         raise FileFormatError(f"{os.fspath(path)} holds factors, no full differences: use read_adapter")
-    modules = modules or _detected_modules(path, info)
+    modules = modules or detected_modules(path, info)
     names = _neutral_names(path, info, modules)
     tensors = load_file(path)
     return {
@@ -68,7 +68,7 @@ def read_differences(path: str | os.PathLike[str], modules: ModelModules | None 
     }
 
 
-def _detected_modules(path: str | os.PathLike[str], info: AdapterInfo) -> ModelModules:
+def detected_modules(path: str | os.PathLike[str], info: AdapterInfo) -> ModelModules:
     if info.detection is None:
         raise FileFormatError(
             f"{os.fspath(path)}: nothing tells which of {', '.join(FAMILIES)} it is for: pass the model's modules"

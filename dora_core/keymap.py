@@ -33,13 +33,22 @@ class KeyMap:
 def kohya_map(modules: ModelModules, naming: UnetNaming | None = None) -> KeyMap:
     """``lora_unet_...``, ``lora_te_...``: the names of sd-scripts and LyCORIS, by default in the family's naming."""
     prefixes = {component.name: component.kohya_prefix for component in modules.family.components}
-    paths = _paths(modules, naming or modules.family.unet_naming)
+    paths = module_paths(modules, naming or modules.family.unet_naming)
     return KeyMap({name: f"{prefixes[_component(name)]}_{path}".replace(".", "_") for name, path in paths.items()})
 
 
 def peft_map(modules: ModelModules) -> KeyMap:
     """``unet.down_blocks.0...``: diffusers' names, which the neutral ones already are."""
     return KeyMap({name: name for name in modules.shapes})
+
+
+def module_paths(modules: ModelModules, naming: UnetNaming) -> dict[str, str]:
+    """Neutral name -> module path, the UNet's in the wanted naming."""
+    paths = {name: name.partition(".")[2] for name in modules.shapes}
+    if naming == "diffusers":
+        return paths
+    blocks = _Blocks.of({path for name, path in paths.items() if _component(name) == "unet"})
+    return {name: _sgm_path(path, blocks) if _component(name) == "unet" else path for name, path in paths.items()}
 
 
 def spellings(modules: ModelModules) -> dict[str, str]:
@@ -56,7 +65,7 @@ def _full_spellings(modules: ModelModules) -> Iterator[tuple[str, str]]:
     for key_map in (kohya_map(modules, "diffusers"), kohya_map(modules, "sgm"), peft_map(modules)):
         yield from key_map.from_file.items()
     comfy_prefixes = {component.name: component.comfy_prefix for component in modules.family.components}
-    for name, path in _paths(modules, "sgm").items():
+    for name, path in module_paths(modules, "sgm").items():
         yield f"{comfy_prefixes[_component(name)]}.{path}", name  # OneTrainer, ComfyUI format
         yield f"base_model.model.{name}", name  # PEFT around a pipeline's models
         if _component(name) == "unet":
@@ -66,15 +75,6 @@ def _full_spellings(modules: ModelModules) -> Iterator[tuple[str, str]]:
 
 def _component(name: str) -> str:
     return name.partition(".")[0]
-
-
-def _paths(modules: ModelModules, naming: UnetNaming) -> dict[str, str]:
-    """Neutral name -> module path, the UNet's in the wanted naming."""
-    paths = {name: name.partition(".")[2] for name in modules.shapes}
-    if naming == "diffusers":
-        return paths
-    blocks = _Blocks.of({path for name, path in paths.items() if _component(name) == "unet"})
-    return {name: _sgm_path(path, blocks) if _component(name) == "unet" else path for name, path in paths.items()}
 
 
 @dataclass(frozen=True)
