@@ -46,10 +46,10 @@ EXTRAS = {  # what a command needs besides the product: optional dependencies in
 NO_SPACE = "No space is left on the disk: free some gigabytes, then run the same command again ({})."
 NO_NETWORK = "The packages could not be downloaded: check the network or proxy, then run the same command again ({})."
 INSTALL_FAILED = "The packages could not be installed: mend what is said here, then run the same command again ({})."
-FAILURES = (  # a pattern in what pip or venv print, and the sentence for it
+FAILURES = (  # what a line that pip or venv print looks like, and the sentence to put it into
     (r"No space left on device|not enough space on the disk|Errno 28\b|WinError 112\b", NO_SPACE),
     (r"NewConnection|NameResolution|Connect(ion)?Timeout|Read(Timeout| timed out)|ProxyError|SSLError", NO_NETWORK),
-    (r"", INSTALL_FAILED),
+    (r"^\s*(ERROR|\w*Error): ", INSTALL_FAILED),
 )
 
 
@@ -182,8 +182,10 @@ def set_up(work: Work, want: Setup, python: Path, index: Optional[str]) -> None:
     stamp_path(VENV).unlink(missing_ok=True)  # first: from here to the end the set-up counts as unfinished
     print(f"Setting up {VENV}; the first time this takes minutes, since PyTorch is large.", flush=True)
     if work is Work.EVERYTHING:
-        call([sys.executable, "-m", "venv", "--clear", str(VENV)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    call(pip_command(str(python), want.extras, index), stdout=None, stderr=subprocess.PIPE)
+        # Two steps, since venv keeps to itself why its second one, pip, failed.
+        call([sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)], stdout=subprocess.PIPE)
+        call([str(python), "-I", "-m", "ensurepip", "--default-pip"], stdout=subprocess.PIPE)
+    call(pip_command(str(python), want.extras, index), stdout=None)  # where pip draws its progress
     write_stamp(VENV, want)
 
 
@@ -215,21 +217,24 @@ def nvidia_cards() -> Optional[str]:
     return subprocess.run(query, stdout=subprocess.PIPE, text=True, check=False).stdout
 
 
-def call(command: List[str], stdout: Optional[int], stderr: int) -> None:
+def call(command: List[str], stdout: Optional[int]) -> None:
     """Run a step of the set-up; a failure ends this program with one sentence below what the step printed."""
+    stderr = subprocess.STDOUT if stdout else subprocess.PIPE
     step = subprocess.run(
         command, cwd=str(ROOT), stdout=stdout, stderr=stderr, text=True, errors="replace", check=False, close_fds=False
     )
     if step.returncode != 0:
-        printed = step.stdout or step.stderr
+        printed = step.stdout or step.stderr or ""
         sys.exit(f"{printed}\n{explain_failure(printed.splitlines())}")
 
 
 def explain_failure(lines: List[str]) -> str:
-    """One sentence on why pip or venv failed, with the last error among what they printed."""
-    last = next((line for line in reversed(lines) if "error" in line.lower()), "no reason given")
-    text = "\n".join(lines)
-    return next(sentence for pattern, sentence in FAILURES if re.search(pattern, text)).format(last)
+    """One sentence on why a step of the set-up failed, from what it printed."""
+    for pattern, sentence in FAILURES:
+        telling = [line.strip() for line in lines if re.search(pattern, line)]
+        if telling:
+            return sentence.format(telling[-1])
+    return INSTALL_FAILED.format("no reason was given")
 
 
 def explain_os_error(error: OSError) -> Optional[str]:
