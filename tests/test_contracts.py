@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
+from dora_core.version import __version__
 from trainer.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,11 @@ def test_help_of_the_command_line_loads_nothing_heavy_and_names_every_command() 
     assert "typer" in loaded
     assert HEAVY.isdisjoint(loaded)
     assert all(f" {command.name} " in shown.stdout for command in COMMANDS)
+
+
+def test_version_names_what_is_installed() -> None:
+    printed = python("-m", "trainer.cli", "version").stdout
+    assert printed.startswith(f"dora-studio {__version__}, torch {metadata.version('torch')}, Python 3.")
 
 
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])

@@ -23,12 +23,7 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = ()
 
-app = typer.Typer(
-    help="Train LoRA and DoRA adapters for Stable Diffusion, compare them, and export files that are proven to work.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def main() -> None:
@@ -45,6 +40,11 @@ def run_module(module: str) -> Callable[[typer.Context], None]:
         import_module(module).app(context.args, prog_name=context.command_path)
 
     return run
+
+
+@app.callback()
+def dora_studio() -> None:
+    """Train LoRA and DoRA adapters for Stable Diffusion, compare them, and export files that are proven to work."""
 
 
 @app.command()
