@@ -30,23 +30,20 @@ class NoiseSchedule:
         return self.alphas_bar.to(timesteps.device)[timesteps].reshape(-1, 1, 1, 1)
 
 
-def noise_schedule(scheduler_config: Mapping[str, Any], *, zero_terminal_snr: bool = False) -> NoiseSchedule:
-    """The schedule that a diffusers scheduler's config describes; ValueError for what nobody can train on.
-
-    `zero_terminal_snr` asks for it where the config does not.
-    """
+def noise_schedule(scheduler_config: Mapping[str, Any]) -> NoiseSchedule:
+    """The schedule that a diffusers scheduler's config describes; ValueError for what nobody can train on."""
     kind = scheduler_config.get("prediction_type", "epsilon")
     if kind not in PREDICTIONS:
         raise ValueError(f"the base model predicts {kind!r}; supported are {', '.join(PREDICTIONS)}: use another base.")
-    wants_zero = zero_terminal_snr or bool(scheduler_config.get("rescale_betas_zero_snr", False))
-    if wants_zero and PREDICTIONS[kind] == "epsilon":
+    ends_in_noise = bool(scheduler_config.get("rescale_betas_zero_snr", False))
+    if ends_in_noise and PREDICTIONS[kind] == "epsilon":
         raise ValueError(
             "zero terminal SNR needs a model that predicts v; this one predicts epsilon, which says nothing about the "
-            "picture where there is only noise: turn zero terminal SNR off."
+            "picture where there is only noise: set model.zero_terminal_snr to false, or model.prediction to v."
         )
     plain = DDPMScheduler.from_config(dict(scheduler_config) | {"rescale_betas_zero_snr": False})
     alphas_bar = plain.alphas_cumprod.float()
-    return NoiseSchedule(rescale_to_zero_snr(alphas_bar) if wants_zero else alphas_bar, PREDICTIONS[kind])
+    return NoiseSchedule(rescale_to_zero_snr(alphas_bar) if ends_in_noise else alphas_bar, PREDICTIONS[kind])
 
 
 def rescale_to_zero_snr(alphas_bar: Tensor) -> Tensor:

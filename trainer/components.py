@@ -1,0 +1,224 @@
+"""A base model with its parts: from a diffusers folder, a name on the Hugging Face hub, or one .safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import nn
+from transformers import CLIPTokenizer
+
+from dora_core.errors import FileFormatError
+from dora_core.families import FAMILIES, Family, detect_family
+from dora_core.header import read_header
+from trainer.base_weights import open_base
+from trainer.config import ModelConfig
+from trainer.diffusion import NoiseSchedule, noise_schedule
+
+PIPELINES: Mapping[str, type[DiffusionPipeline]] = {
+    "sd1": StableDiffusionPipeline,
+    "sd2": StableDiffusionPipeline,
+    "sdxl": StableDiffusionXLPipeline,
+}
+# Where the small files (configs, tokenizer) of a single checkpoint come from when none lie beside it.
+CONFIGS_ON_HUB: Mapping[str, str] = {
+    "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd2": "stabilityai/stable-diffusion-2-1",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+}
+STARTER = Path(__file__).parent.parent / "assets" / "starter"
+PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+
+
+@dataclass(frozen=True)
+class Components:
+    """A loaded base model. `path`: the folder or file its weights came from."""
+
+    family: Family
+    path: Path
+    pipeline: DiffusionPipeline
+
+    @property
+    def unet(self) -> nn.Module:
+        return self.pipeline.unet
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        return self.pipeline.vae
+
+    @cached_property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """``text_encoder`` and, where the family has it, ``text_encoder_2``."""
+        names = [component.name for component in self.family.components if component.name != "unet"]
+        return {name: getattr(self.pipeline, name) for name in names}
+
+    @cached_property
+    def tokenizers(self) -> dict[str, CLIPTokenizer]:
+        """By the name of the text encoder that reads their tokens."""
+        return {name: getattr(self.pipeline, name.replace("text_encoder", "tokenizer")) for name in self.text_encoders}
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """What can be adapted, under the families' names."""
+        return {"unet": self.unet, **self.text_encoders}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    def noise_schedule(self) -> NoiseSchedule:
+        return noise_schedule(self.pipeline.scheduler.config)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells base models apart wherever they lie: from the names, shapes and first values of all weights.
+
+        Taken before an adapter is injected; a full hash of an SDXL checkpoint would take as long as loading it.
+        """
+        return weights_fingerprint({name: model for name, model in self.models.items()} | {"vae": self.vae})
+
+
+def weights_fingerprint(models: Mapping[str, nn.Module], values_per_tensor: int = 64) -> str:
+    digest = hashlib.sha256()
+    for component, model in models.items():
+        for name, value in model.state_dict().items():
+            first = value.flatten()[:values_per_tensor].float().cpu().numpy().tobytes()
+            digest.update(f"{component}.{name}:{tuple(value.shape)};".encode() + first)
+    return digest.hexdigest()[:32]
+
+
+def load_components(
+    model: ModelConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Components:
+    """Every part on `device` in `dtype`, frozen and in evaluation mode; the VAE in float32, as SDXL's overflows float16.
+
+    FileFormatError where `model.base` is nothing that can be used, with what to do.
+    """
+    path = locate_base(model.base, model.revision)
+    family = base_family(path)
+    pipeline = _load_folder(path, family, dtype) if path.is_dir() else _load_file(path, family, dtype)
+    if model.vae is not None:
+        pipeline.register_modules(vae=AutoencoderKL.from_pretrained(locate_base(model.vae), use_safetensors=True))
+    elif path.is_file():
+        pipeline.vae.to(torch.float32)  # a file is loaded in one precision
+    _set_schedule(pipeline, model)
+    pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    components = Components(family, path, pipeline)
+    for part in (*components.models.values(), components.vae):
+        part.requires_grad_(False).eval()
+    return components
+
+
+def locate_base(base: str, revision: str | None = None) -> Path:
+    """The folder or file that `base` names; a name on the hub is downloaded once, its .safetensors files only."""
+    path = STARTER if base == "starter" else Path(base).expanduser()
+    if path.suffix in PICKLE_ENDINGS:
+        raise FileFormatError(pickle_refusal(path))
+    if path.exists():
+        return path
+    if base.count("/") != 1 or path.suffix == ".safetensors":
+        raise FileFormatError(
+            f"the base model {base!r} is not there: give a diffusers folder, a .safetensors checkpoint, or a name on the "
+            "hub such as owner/model"
+        )
+    return _download(base, revision)
+
+
+def base_family(path: Path) -> Family:
+    """Told from the headers of the weights, without loading them; FileFormatError for an adapter or another model."""
+    if path.is_dir():
+        _refuse_pickles(path)
+        return open_base(path).modules.family
+    header = read_header(path)
+    detection = detect_family(header.shapes, header.metadata)
+    if detection is None:
+        raise FileFormatError(f"{path} is a checkpoint of none of {', '.join(FAMILIES)}: give another base model")
+    if not any(key.startswith("model.diffusion_model.") for key in header.shapes):
+        raise FileFormatError(f"{path} holds no UNet (an adapter?): give the whole checkpoint as base model")
+    return FAMILIES[detection.family]
+
+
+def pickle_refusal(path: Path) -> str:
+    target = path.with_suffix(".safetensors").name
+    return (
+        f"{path} is a pickle, which can run code when it is opened, and is refused. To convert it without running any: "
+        'python -c "import torch, safetensors.torch as s; '
+        f"d = torch.load('{path.name}', weights_only=True, map_location='cpu'); "
+        "s.save_file({k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() if hasattr(v, 'shape')}, "
+        f"'{target}')\""
+    )
+
+
+def _refuse_pickles(folder: Path) -> None:
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        inside = folder / part
+        pickles = [file for ending in PICKLE_ENDINGS for file in sorted(inside.glob(f"*{ending}"))]
+        if pickles and not any(inside.glob("*.safetensors")):
+            raise FileFormatError(pickle_refusal(pickles[0]))
+
+
+def _download(name: str, revision: str | None) -> Path:
+    try:
+        return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise FileFormatError(
+            f"the base model {name!r} could not be fetched: check the name and the network; for one behind a licence, "
+            f"accept it on its page and log in with 'hf auth login'. The hub said: {_first_line(error)}"
+        ) from error
+
+
+def _set_schedule(pipeline: DiffusionPipeline, model: ModelConfig) -> None:
+    """Let the scheduler, which samples are drawn with too, be what the user says instead of what the files say."""
+    changes: dict[str, object] = {}
+    if model.prediction != "auto":
+        changes["prediction_type"] = {"epsilon": "epsilon", "v": "v_prediction"}[model.prediction]
+    if model.zero_terminal_snr is not None:
+        changes["rescale_betas_zero_snr"] = model.zero_terminal_snr
+        if model.zero_terminal_snr:  # drawing has to begin at that last timestep (arXiv 2305.08891, section 3.3)
+            changes["timestep_spacing"] = "trailing"
+    if changes:  # DDIM's config has words for all of these
+        pipeline.register_modules(scheduler=DDIMScheduler.from_config(dict(pipeline.scheduler.config) | changes))
+
+
+def _load_folder(path: Path, family: Family, dtype: torch.dtype) -> DiffusionPipeline:
+    kind = PIPELINES[family.name]
+    return kind.from_pretrained(
+        path, dtype={"vae": torch.float32, "default": dtype}, use_safetensors=True, **_unused_parts(kind)
+    )
+
+
+def _load_file(path: Path, family: Family, dtype: torch.dtype) -> DiffusionPipeline:
+    """Configs and tokenizer come from a folder beside the file that is named as the file is, or from the hub's cache."""
+    beside = path.with_suffix("")
+    kind = PIPELINES[family.name]
+    config = str(beside) if (beside / "model_index.json").is_file() else CONFIGS_ON_HUB[family.name]
+    try:
+        return kind.from_single_file(str(path), config=config, dtype=dtype, **_unused_parts(kind))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise FileFormatError(
+            f"{path} needs the small files (configs, tokenizer) of {CONFIGS_ON_HUB[family.name]}, which could not be "
+            f"fetched: connect once, or put a diffusers folder with them beside it, named {beside.name}. "
+            f"({_first_line(error)})"
+        ) from error
+
+
+def _unused_parts(kind: type[DiffusionPipeline]) -> dict[str, None]:
+    """Parts that are neither trained nor needed to draw: not loaded where the pipeline knows them."""
+    return {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "feature_extractor": None}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
