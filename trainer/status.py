@@ -1,0 +1,182 @@
+"""What a run is doing, told from its folder alone: no process has to write it, so none can leave it wrong."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never
+
+from trainer.events import (
+    Event,
+    Exported,
+    Failed,
+    Finished,
+    Paused,
+    Phase,
+    PhaseName,
+    Resumed,
+    Sampled,
+    Saved,
+    SkippedStep,
+    Started,
+    StepMetrics,
+    Stopped,
+    Stopping,
+    Warned,
+    read_events,
+    read_last_metrics,
+)
+from trainer.run_dir import ExitRecord, RunDir
+
+State = Literal[
+    "new", "queued", "preparing", "training", "sampling", "stopping", "paused",
+    "stopped", "failed", "interrupted", "finished",
+]  # fmt: skip
+QueueState = Literal["waiting", "claimed"]
+RECENT_STEPS = 20  # the speed is the median of their times
+
+PHASES: dict[PhaseName, tuple[State, str]] = {
+    "starting": ("preparing", "Starting"),
+    "checking": ("preparing", "Checking pictures, captions and settings"),
+    "loading": ("preparing", "Loading the base model"),
+    "class pictures": ("preparing", "Drawing pictures of the class"),
+    "caching": ("preparing", "Encoding pictures and captions"),
+    "training": ("training", "Training"),
+    "sampling": ("sampling", "Drawing samples"),
+    "saving": ("training", "Saving a checkpoint"),
+    "exporting": ("training", "Writing the adapter file and checking it"),
+}
+LIVE: frozenset[State] = frozenset({"preparing", "training", "sampling", "stopping", "paused"})
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    state: State
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    seconds_per_step: float | None = None
+    seconds_left: float | None = None
+    message: str = ""
+    fix: str = ""
+    phase: PhaseName = "starting"
+    warnings: tuple[str, ...] = ()
+    skipped_steps: int = 0
+    saved_step: int | None = None
+    headline: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in LIVE
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What is known of a run besides its events: its lock, the queue, its requests, and how its process ended."""
+
+    is_locked: bool = False
+    queue: QueueState | None = None
+    stop_requested: bool = False
+    exit: ExitRecord | None = None
+
+
+class RunGoneError(FileNotFoundError):
+    """The run directory has been deleted or moved."""
+
+
+def read_status(run: RunDir, queue: QueueState | None = None) -> RunStatus:
+    """The status of a run directory. Raises RunGoneError."""
+    # The lock first: events that its holder wrote before letting go are then all there to be read.
+    outside = Outside(run.is_locked(), queue, run.requested("stop"), run.read_exit())
+    events, _ = read_events(run.events_file)
+    metrics = read_last_metrics(run.metrics_file)
+    if not run.exists():
+        raise RunGoneError(f"{run.path} is gone: it was deleted or moved")
+    return fold(events, metrics, outside)
+
+
+def fold(events: Sequence[Event], metrics: Sequence[StepMetrics], outside: Outside) -> RunStatus:
+    """The status that a run's events, the last of its metrics and its surroundings amount to."""
+    status = RunStatus("new", message="Not started yet")
+    for event in events:
+        status = _after(status, event)
+    return _placed(_with_numbers(status, metrics), outside)
+
+
+def _after(status: RunStatus, event: Event) -> RunStatus:
+    match event:
+        case Started():
+            return RunStatus(
+                "preparing", event.first_step, event.steps, message="Starting", saved_step=status.saved_step
+            )
+        case Phase():
+            state, message = PHASES[event.name]
+            counted = f"{message}, {event.done} of {event.total}" if event.total else message
+            return replace(status, state=state, message=counted, phase=event.name)
+        case Sampled():
+            return status
+        case Saved():
+            return replace(status, saved_step=event.step)
+        case Exported():
+            return replace(status, headline=event.headline)
+        case Warned():
+            return replace(status, warnings=(*status.warnings, event.text))
+        case SkippedStep():
+            return replace(status, skipped_steps=status.skipped_steps + 1)
+        case Stopping():
+            return replace(status, state="stopping", step=event.step, message="Saving, then stopping")
+        case Stopped():
+            return replace(status, state="stopped", step=event.step, message=f"Stopped and saved at step {event.step}")
+        case Paused():
+            return replace(status, state="paused", step=event.step, message=f"Paused at step {event.step}")
+        case Resumed():
+            return replace(status, state="training", message="Training")
+        case Failed():
+            return replace(status, state="failed", message=event.sentence, fix=event.fix)
+        case Finished():
+            return replace(status, state="finished", step=event.step, message="Finished")
+        case _:
+            assert_never(event)
+
+
+def _with_numbers(status: RunStatus, metrics: Sequence[StepMetrics]) -> RunStatus:
+    if not metrics or status.state == "new":
+        return status
+    last = metrics[-1]
+    step = max(status.step, last.step)
+    speed = statistics.median(row.seconds for row in metrics[-RECENT_STEPS:])
+    loss = next((row.loss for row in reversed(metrics) if row.loss is not None), None)
+    left = speed * (status.steps - step) if status.state in LIVE else None
+    return replace(status, step=step, loss=loss, seconds_per_step=speed, seconds_left=left)
+
+
+def _placed(status: RunStatus, outside: Outside) -> RunStatus:
+    if outside.is_locked:
+        if not status.is_live:  # the process has the lock and has not said anything yet
+            return RunStatus("preparing", message="Starting", saved_step=status.saved_step)
+        if outside.stop_requested:
+            return replace(status, state="stopping", message="Stopping after this step", fix="")
+        return status
+    if outside.queue == "waiting":
+        return replace(status, state="queued", message="Waiting for its turn", fix="", seconds_left=None)
+    if outside.queue == "claimed":
+        return replace(status, state="preparing", message="Starting", fix="", seconds_left=None)
+    return _ended(status, outside.exit)
+
+
+def _ended(status: RunStatus, exit: ExitRecord | None) -> RunStatus:
+    if status.state in ("stopped", "failed", "finished"):
+        return status
+    if status.state == "new":
+        return replace(status, state="failed", message=exit.sentence, fix=exit.fix) if exit else status
+    said = exit.sentence if exit else "The process ended without a word: killed, or the machine went down."
+    if status.saved_step is None:
+        return _interrupted(status, said, "Nothing was saved yet: start it again.")
+    return _interrupted(
+        status, said, f"Resume it: it goes on from step {status.saved_step} as if nothing had happened."
+    )
+
+
+def _interrupted(status: RunStatus, message: str, fix: str) -> RunStatus:
+    return replace(status, state="interrupted", message=message, fix=fix, seconds_left=None)
