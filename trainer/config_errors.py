@@ -75,9 +75,12 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 SETTINGS: Mapping[str, Setting] = {setting.key: setting for setting in iter_settings()}
+_SECTIONS = {key.rpartition(".")[0]: key for key in SETTINGS if "." in key}  # with a setting of each, to show
 
 
 def unknown_key(key: str) -> Problem:
+    if key in _SECTIONS:
+        return Problem(key, f"{key} is a section: set one of its settings, such as {_SECTIONS[key]}")
     return Problem(key, f"{key} is no setting{_nearest(key)}")
 
 
@@ -93,7 +96,7 @@ def _problem(details: ErrorDetails) -> Problem:
         return unknown_key(key)
     if key == "config_version":
         return Problem(key, _about_version(value))
-    if details["type"] == "missing":
+    if details["type"] == "missing" and isinstance(details["loc"][-1], str):
         needed = SETTINGS[key].expectation if key in SETTINGS else "its settings"
         return Problem(key, f"{key} is missing: give {needed}")
     if key in SETTINGS:
@@ -119,7 +122,7 @@ def _shown(value: object) -> str:
 
 def _nearest(key: str) -> str:
     """By the whole key; else by its last word alone, which may belong to another section or to several."""
-    close = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(key, [*SETTINGS, *_SECTIONS], n=1, cutoff=0.7)
     if not close:
         names = {known.rpartition(".")[2] for known in SETTINGS}
         near = difflib.get_close_matches(key.rpartition(".")[2], names, n=1, cutoff=0.7)

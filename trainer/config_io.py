@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from trainer.config import RunConfig
 from trainer.config_errors import SETTINGS, ConfigError, Problem, Setting, explain, unknown_key
 from trainer.data.scan import picture_files
-from trainer.presets import Preset, find_preset
+from trainer.home import Home
+from trainer.presets import Preset, find_preset, preset_folders
 
 Values = dict[str, Any]  # sections as nested dictionaries, as TOML reads them
 
@@ -45,7 +46,7 @@ def config_from(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run
         if key.strip() == "preset":
             name = text.strip()
     settings = [override for override in overrides if override.partition("=")[0].strip() != "preset"]
-    preset = None if name is None else find_preset(str(name))
+    preset = None if name is None else find_preset(str(name), preset_folders(Home.find()))
     merged = own if preset is None else _merged(preset.values, own)
     _override(merged, settings)
     if preset is not None:

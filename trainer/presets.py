@@ -13,8 +13,14 @@ from pydantic import Field, ValidationError
 
 from trainer.config import Section
 from trainer.config_errors import ConfigError, Problem
+from trainer.home import Home
 
 SHIPPED = Path(__file__).parent.parent / "presets"
+
+
+def preset_folders(home: Home) -> tuple[Path, ...]:
+    """Where presets lie: those that ship, then the user's own, which win."""
+    return SHIPPED, home.path / "presets"
 
 
 class StepRule(Section):
@@ -62,7 +68,7 @@ class PresetList:
     broken: tuple[BrokenPreset, ...]
 
 
-def list_presets(folders: Sequence[Path] = (SHIPPED,)) -> PresetList:
+def list_presets(folders: Sequence[Path]) -> PresetList:
     """The presets in `folders`, by name; a later folder's wins over an earlier one's of the same name."""
     presets: dict[str, Preset] = {}
     broken: list[BrokenPreset] = []
@@ -74,7 +80,7 @@ def list_presets(folders: Sequence[Path] = (SHIPPED,)) -> PresetList:
     return PresetList(tuple(presets[name] for name in sorted(presets)), tuple(broken))
 
 
-def find_preset(name: str, folders: Sequence[Path] = (SHIPPED,)) -> Preset:
+def find_preset(name: str, folders: Sequence[Path]) -> Preset:
     """The preset of that name; raises ConfigError with the nearest one, or with what is wrong with its file."""
     for path in (folder / f"{name}.toml" for folder in reversed(folders)):
         if path.is_file():

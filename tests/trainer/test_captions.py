@@ -1,0 +1,89 @@
+"""Captions: from sidecar files in any encoding, else the prompt of the set, and nothing goes unsaid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data.captions import clean, decode, read_caption, read_captions
+
+TEXT = "a café — “quoted”, naïve façade"
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"],  # utf-16: with its mark
+)
+def test_common_encodings_are_read(encoding: str) -> None:
+    assert decode(TEXT.encode(encoding)).removeprefix("\ufeff") == TEXT
+
+
+def test_big_endian_with_a_mark_and_old_western_text_are_read() -> None:
+    assert decode(b"\xfe\xff" + TEXT.encode("utf-16-be")) == TEXT
+    assert decode("café".encode("latin-1")) == "café"
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=300))
+def test_any_bytes_give_some_clean_line(data: bytes) -> None:
+    text = clean(decode(data))
+    assert text == clean(text)
+    assert not any(character < " " or character == "\x7f" for character in text)
+
+
+@settings(deadline=None)
+@given(text=st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"])))
+def test_what_is_written_as_utf_8_reads_back(text: str) -> None:
+    assert decode(text.encode()) == text
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("a red\x00 panda\n", "a red panda"),
+        ("two\r\nlines\t and  spaces ", "two lines and spaces"),
+        ("חתול כתום", "חתול כתום"),
+        (
+            "<img src=x onerror=alert(1)> ${alert(1)} {{x}} [bold]",
+            "<img src=x onerror=alert(1)> ${alert(1)} {{x}} [bold]",
+        ),
+        ("x" * 10_000, "x" * 10_000),
+    ],
+)
+def test_captions_are_one_line_and_otherwise_literal(tmp_path: Path, written: str, read: str) -> None:
+    (tmp_path / "a.txt").write_text(written, encoding="utf-8", newline="")
+    assert read_caption(tmp_path / "a.png", "prompt").text == read
+
+
+def test_found_and_missing_are_counted_and_an_empty_file_is_a_missing_one(tmp_path: Path) -> None:
+    for name, content in {
+        "a.txt": "one",
+        "b.caption": "two",
+        "c.txt": " \n\t",
+        "old.txt": "of a deleted picture",
+    }.items():
+        (tmp_path / name).write_text(content)
+    pictures = [tmp_path / name for name in ("a.png", "b.jpg", "c.png", "d.webp")]
+    captions = read_captions(pictures, "a thing")
+    assert [captions.by_picture[picture].text for picture in pictures] == ["one", "two", "a thing", "a thing"]
+    assert captions.found == 2
+    assert captions.missing == (tmp_path / "c.png", tmp_path / "d.webp")
+    assert captions.unused == (tmp_path / "old.txt",)
+
+
+def test_of_both_files_the_txt_counts_unless_it_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("from txt")
+    (tmp_path / "a.caption").write_text("from caption")
+    assert read_caption(tmp_path / "a.png", "").text == "from txt"
+    (tmp_path / "a.txt").write_text("")
+    assert read_caption(tmp_path / "a.png", "").text == "from caption"
+
+
+def test_a_name_with_dots_and_two_pictures_of_one_stem_find_their_caption(tmp_path: Path) -> None:
+    (tmp_path / "v1.2 final.txt").write_text("dotted")
+    assert read_caption(tmp_path / "v1.2 final.png", "").text == "dotted"
+    captions = read_captions([tmp_path / "v1.2 final.png", tmp_path / "v1.2 final.jpg"], "")
+    assert captions.found == 2

@@ -1,0 +1,171 @@
+"""The declarations of the settings: each complete, each rule between settings with a way out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS
+from trainer.config import AdapterConfig, RunConfig
+from trainer.config_errors import SETTINGS, ConfigError
+from trainer.config_io import parse_config
+
+LEAST: Mapping[str, Any] = {"model": {"base": "somewhere"}, "data": {"folder": "pictures"}}
+
+
+def problems(**sections: Any) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({**LEAST, **sections})
+    return {problem.key: problem.sentence for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_every_setting_has_a_title_a_line_of_help_and_an_expectation_in_words(key: str) -> None:
+    setting = SETTINGS[key]
+    assert setting.field.title
+    assert setting.field.description
+    assert setting.field.description.endswith(".")
+    assert setting.expectation
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_setting_that_may_be_absent_is_absent_by_default(key: str) -> None:
+    """TOML cannot say 'none': a default that is something else could never be overcome, nor read back."""
+    field = SETTINGS[key].field
+    allows_none = NoneType in get_args(field.annotation)
+    assert not allows_none or field.default is None
+
+
+def test_two_settings_are_all_that_must_be_given() -> None:
+    assert [key for key, setting in SETTINGS.items() if setting.field.is_required()] == [
+        "model.base",
+        "data.folder",
+        "data.prior.class_prompt",  # once there is a table data.prior at all
+    ]
+    assert parse_config(LEAST).train.steps > 0
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = parse_config(LEAST)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.steps = 5  # type: ignore[misc]
+
+
+def test_every_choice_of_layers_is_in_the_tables_of_the_core() -> None:
+    choices = AdapterConfig.model_json_schema()["properties"]["targets"]["enum"]
+    assert set(choices) == set(UNET_TARGETS) == set(TEXT_ENCODER_TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train.steps", 0, "a whole number from 1 to 1000000"),
+        ("train.steps", -1, "a whole number from 1 to 1000000"),
+        ("train.steps", 10**9, "a whole number from 1 to 1000000"),
+        ("train.steps", "abc", "a whole number from 1 to 1000000"),
+        ("train.steps", 2.5, "a whole number from 1 to 1000000"),
+        ("adapter.rank", 0, "a whole number from 1 to 1024"),
+        ("adapter.rank", 4096, "a whole number from 1 to 1024"),
+        ("adapter.alpha", 0, "a number above 0 and at most 4096"),
+        ("optim.learning_rate", 0, "a number above 0 and at most 0.1"),
+        ("optim.learning_rate", 10, "a number above 0 and at most 0.1"),
+        ("optim.learning_rate", float("nan"), "a number above 0 and at most 0.1"),
+        ("optim.clip_norm", float("inf"), "a number above 0 and at most 1000"),
+        ("adapter.kind", "loha", "one of lora, dora"),
+        ("data.resolution_px", 500, "a whole number, a multiple of 8, from 32 to 4096"),
+        ("data.background", "white", "a colour such as #ffffff"),
+        ("train.twin", "perhaps", "true or false"),
+        ("sample.size_px", [512], "a list of 2, each a whole number, a multiple of 8, from 32 to 4096"),
+        ("sample.prompts", "one text", "a list of at most 32 texts"),
+    ],
+)
+def test_a_bad_value_is_answered_with_key_value_and_limits(key: str, value: object, expected: str) -> None:
+    section, _, name = key.partition(".")
+    assert problems(**{section: {**LEAST.get(section, {}), name: value}}) == {
+        key: f"{key} is {value!r}: give {expected}"
+    }
+
+
+def test_every_problem_is_told_at_once() -> None:
+    assert set(problems(train={"steps": 0, "seed": -1}, adapter={"rank": 0})) == {
+        "train.steps",
+        "train.seed",
+        "adapter.rank",
+    }
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"model": {}, "data": {"folder": "x", "prior": {}}})
+    assert str(caught.value).splitlines() == [
+        "model.base is missing: give text",
+        "data.prior.class_prompt is missing: give text",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "suggestion"),
+    [
+        ({"train": {"stepz": 5}}, "train.stepz", "train.steps"),
+        ({"train": {"batch": 5}}, "train.batch", "train.batch_size"),
+        ({"learning_rate": 1e-4}, "learning_rate", "optim.learning_rate"),
+        ({"train": {"learning_rate": 1e-4}}, "train.learning_rate", "optim.learning_rate"),
+        ({"optimizer": {"learning_rate": 1e-4}}, "optimizer", "optim"),
+        ({"adapter": {"ranks": 1}}, "adapter.ranks", "adapter.rank"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(sections: Any, key: str, suggestion: str) -> None:
+    assert problems(**sections)[key].startswith(f"{key} is no setting: did you mean {suggestion}")
+
+
+def test_a_key_like_no_other_leads_to_the_list() -> None:
+    assert "dora-studio presets settings" in problems(zzz=1)["zzz"]
+
+
+def test_a_config_of_a_newer_version_says_so() -> None:
+    assert "is from a newer one, update" in problems(config_version=2)["config_version"]
+    assert problems(config_version="one")["config_version"] == "config_version is 'one': give 1"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optim": {"text_encoder_learning_rate": 1e-5}},
+        {"train": {"text_encoder_stop": 0.5}},
+    ],
+)
+def test_settings_of_a_text_encoder_that_is_not_trained_are_an_error_not_ignored(sections: Any) -> None:
+    (sentence,) = problems(**sections).values()
+    assert "adapter.text_encoder is false" in sentence
+    assert parse_config({**LEAST, **sections, "adapter": {"text_encoder": True}})
+
+
+def test_a_rank_of_convolutions_needs_convolutions() -> None:
+    (sentence,) = problems(adapter={"conv_rank": 4, "targets": "attention-mlp"}).values()
+    assert sentence.startswith("adapter.conv_rank is 4")
+    assert parse_config({**LEAST, "adapter": {"conv_rank": 4, "targets": "attention-mlp-conv"}})
+    assert parse_config({**LEAST, "adapter": {"conv_rank": 4, "include": ["*.conv1"]}})
+
+
+def test_the_text_encoders_rate_is_a_quarter_unless_given() -> None:
+    adapter = {"text_encoder": True}
+    assert parse_config({**LEAST, "adapter": adapter}).text_encoder_learning_rate == 2.5e-5
+    given = parse_config({**LEAST, "adapter": adapter, "optim": {"text_encoder_learning_rate": 3e-6}})
+    assert given.text_encoder_learning_rate == 3e-6
+
+
+def test_the_page_can_have_all_of_it_without_torch() -> None:
+    code = "import sys, trainer.config_io, trainer.data.scan, trainer.data.captions; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "trainer.config_io" in loaded
+    assert {"torch", "numpy", "diffusers", "transformers", "huggingface_hub"}.isdisjoint(loaded)
+
+
+def test_the_whole_config_is_a_json_schema() -> None:
+    assert set(RunConfig.model_json_schema()["properties"]) >= {"model", "data", "adapter", "train"}

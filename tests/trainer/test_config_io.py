@@ -1,0 +1,197 @@
+"""Configs as files and as key=value: what is written reads back equal, what is wrong is told by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.config import RunConfig
+from trainer.config_errors import SETTINGS, ConfigError
+from trainer.config_io import config_from, dump_config, load_config, parse_config, save_config
+
+LEAST: dict[str, Any] = {"model": {"base": "somewhere"}, "data": {"folder": "/pictures"}}
+
+# One value unlike the default for every setting.
+OTHER_VALUES: dict[str, Any] = {
+    "config_version": 1,
+    "name": 'red "panda" \'é 🦊\\',
+    "model.base": "owner/name",
+    "model.revision": "fp16",
+    "model.vae": "owner/vae",
+    "model.prediction": "v",
+    "model.zero_terminal_snr": False,
+    "data.folder": "/tést dír/x",
+    "data.instance_prompt": "a photo of = [x] {y}",
+    "data.resolution_px": 768,
+    "data.bucket_step_px": 32,
+    "data.bucket_ratio": 3.0,
+    "data.smallest_side_px": 128,
+    "data.longest_ratio": 5.0,
+    "data.background": "#102030",
+    "data.prior.class_prompt": "a dog",
+    "data.prior.count": 7,
+    "data.prior.weight": 0.5,
+    "data.prior.folder": "/class",
+    "adapter.kind": "lora",
+    "adapter.norm_axis": "output",
+    "adapter.norm_gradient": "exact",
+    "adapter.rank": 3,
+    "adapter.alpha": 1.5,
+    "adapter.conv_rank": 2,
+    "adapter.rank_stabilised": True,
+    "adapter.dropout": 0.125,
+    "adapter.targets": "attention-mlp-conv",
+    "adapter.include": ["*.attn1.*", "*.attn2.*"],
+    "adapter.exclude": ["up_blocks.*"],
+    "adapter.text_encoder": True,
+    "optim.learning_rate": 0.003,
+    "optim.text_encoder_learning_rate": 2e-05,
+    "optim.magnitude_factor": 0.5,
+    "optim.weight_decay": 0.25,
+    "optim.betas": [0.8, 0.95],
+    "optim.clip_norm": 2.0,
+    "schedule.kind": "constant",
+    "schedule.warmup": 0.25,
+    "train.steps": 12,
+    "train.batch_size": 3,
+    "train.accumulation": 2,
+    "train.seed": 9,
+    "train.precision": "bf16",
+    "train.checkpointing": True,
+    "train.min_snr_gamma": 5.0,
+    "train.text_encoder_stop": 0.5,
+    "train.validation_every_steps": 5,
+    "train.validation_pictures": 2,
+    "train.twin": True,
+    "sample.prompts": ["a cat, sitting", "a dog"],
+    "sample.negative": "blurry",
+    "sample.every_steps": 6,
+    "sample.steps": 8,
+    "sample.guidance": 4.5,
+    "sample.seed": 11,
+    "sample.size_px": [512, 768],
+    "save.every_steps": 4,
+    "save.keep_last": 5,
+}
+
+
+def value_at(config: RunConfig, key: str) -> object:
+    value: Any = config.model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def as_text(value: object) -> str:
+    """As a person would type it behind the '='."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def overrides() -> list[str]:
+    return [f"{key}={as_text(value)}" for key, value in OTHER_VALUES.items()]
+
+
+def test_every_setting_can_be_overridden_and_survives_a_round_trip_through_a_file(tmp_path: Path) -> None:
+    assert set(OTHER_VALUES) == set(SETTINGS)
+    config = config_from(LEAST, overrides())
+    assert {key: value_at(config, key) for key in OTHER_VALUES} == OTHER_VALUES
+    save_config(config, tmp_path / "run.toml")
+    assert load_config(tmp_path / "run.toml") == config
+
+
+def test_a_config_of_defaults_survives_too_and_a_second_writing_gives_the_same_bytes() -> None:
+    config = parse_config(LEAST)
+    text = dump_config(config)
+    assert "None" not in text
+    assert dump_config(config) == text
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    name=st.text(), prompts=st.lists(st.text(), max_size=3), rate=st.floats(1e-8, 0.1), seed=st.integers(0, 2**32 - 1)
+)
+def test_any_text_and_number_reads_back(
+    tmp_path_factory: Any, name: str, prompts: list[str], rate: float, seed: int
+) -> None:
+    name, prompts = name.encode("utf-8", "ignore").decode(), [p.encode("utf-8", "ignore").decode() for p in prompts]
+    sections = {"optim": {"learning_rate": rate}, "train": {"seed": seed}, "sample": {"prompts": prompts}}
+    config = parse_config({**LEAST, "name": name, **sections})
+    path = tmp_path_factory.mktemp("config") / "run.toml"
+    save_config(config, path)
+    assert load_config(path) == config
+
+
+def test_relative_paths_start_at_the_file_and_those_of_overrides_at_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "run.toml").write_text('[model]\nbase = "model"\nvae = "owner/vae"\n[data]\nfolder = "pictures"\n')
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = load_config(tmp_path / "run.toml")
+    assert config.model.base == str(tmp_path / "model")
+    assert config.model.vae == "owner/vae"  # no such folder: a name on the hub
+    assert config.data.folder == tmp_path / "pictures"
+    assert load_config(tmp_path / "run.toml", ["data.folder=mine"]).data.folder == elsewhere / "mine"
+
+
+def test_none_takes_a_setting_out(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('[model]\nbase = "x"\n[data]\nfolder = "y"\n[adapter]\nalpha = 4\n')
+    assert load_config(tmp_path / "run.toml").adapter.alpha == 4
+    assert load_config(tmp_path / "run.toml", ["adapter.alpha=none"]).adapter.alpha is None
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.stepz=5", "train.stepz is no setting: did you mean train.steps?"),
+        ("train.steps", "'train.steps' has no '=': write key=value, such as train.steps=500"),
+        ("train.steps=abc", "train.steps is 'abc': give a whole number from 1 to 1000000"),
+        ("train.steps=", "train.steps is '': give a whole number from 1 to 1000000"),
+        ("train=5", "train is a section: set one of its settings, such as train."),
+    ],
+)
+def test_a_bad_override_is_told_as_it_was_written(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match="^" + sentence.replace("?", r"\?")):
+        config_from(LEAST, [override])
+
+
+def test_text_needs_no_quotes_and_may_hold_anything() -> None:
+    given = [
+        "name=12",
+        "data.instance_prompt=a photo of sks = dog [x]",
+        'sample.negative="quoted"',
+        "sample.prompts=a cat, sitting",
+    ]
+    config = config_from(LEAST, given)
+    assert config.name == "12"
+    assert config.data.instance_prompt == "a photo of sks = dog [x]"
+    assert config.sample.negative == "quoted"
+    assert config.sample.prompts == ("a cat, sitting",)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"[train]\nsteps = \n", "no valid TOML"),
+        (b"[train]\nsteps = 1\nsteps = 2\n", "no valid TOML"),
+        (b"\xff\xfe\x00", "no valid TOML"),
+        (b"[train]\nstepz = 3\n", "train.stepz is no setting: did you mean train.steps"),
+    ],
+)
+def test_a_bad_file_is_told_by_its_name(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"mine\.toml: .*{sentence}"):
+        load_config(tmp_path / "mine.toml")
+
+
+def test_a_file_that_is_not_there_is_told_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: there is no such file"):
+        load_config(tmp_path / "nowhere.toml")
