@@ -1,0 +1,187 @@
+"""The weights of a base model by neutral name, read when asked for: from a diffusers folder or one checkpoint file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from dora_core.errors import FileFormatError
+from dora_core.families import FAMILIES, ModelModules, detect_family, neutral_name, shipped_modules
+from dora_core.header import Shape, read_header
+from dora_core.keymap import module_paths
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """Where a weight lies: rows `start`..`stop` of the tensor `key` in `file` (0, None: all of them)."""
+
+    file: Path
+    key: str
+    shape: Shape
+    start: int = 0
+    stop: int | None = None
+
+
+class LazyWeights(Mapping[str, Tensor]):
+    """Neutral name -> weight; nothing is kept, each look-up reads from disk."""
+
+    def __init__(self, places: Mapping[str, StoredWeight]) -> None:
+        self.places = places
+
+    def __getitem__(self, name: str) -> Tensor:
+        place = self.places[name]
+        with safe_open(place.file, framework="pt") as file:
+            return file.get_slice(place.key)[place.start : place.stop].reshape(place.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    path: Path
+    modules: ModelModules
+    weights: LazyWeights
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the checkpoint file; of a folder, of its weight files one after the other, the UNet's first."""
+        digest = hashlib.sha256()
+        for path in dict.fromkeys(place.file for place in self.weights.places.values()):
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def open_base(path: str | os.PathLike[str]) -> BaseModel:
+    """The base model in a diffusers folder or a .safetensors checkpoint; raises FileFormatError for anything else."""
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file():
+        return _open_checkpoint(path)
+    raise FileFormatError(
+        f"{path} is neither a folder nor a file: give a diffusers folder or a .safetensors checkpoint"
+    )
+
+
+def _open_folder(folder: Path) -> BaseModel:
+    """``unet``, ``text_encoder`` and ``text_encoder_2``, as diffusers' `save_pretrained` lays them out."""
+    if not (folder / "unet").is_dir():
+        raise FileFormatError(f"{folder} has no folder 'unet': give a model in diffusers' folder layout")
+    unet = _component_weights(folder, "unet")
+    detection = detect_family({place.key: place.shape for place in unet.values()})
+    if detection is None:
+        raise FileFormatError(f"{folder / 'unet'} belongs to none of {', '.join(FAMILIES)}")
+    family = FAMILIES[detection.family]
+    places = dict(unet)
+    for component in family.components:
+        if component.name != "unet" and (folder / component.name).is_dir():
+            places |= _component_weights(folder, component.name)
+    return _base_model(folder, detection.family, places)
+
+
+def _component_weights(folder: Path, component: str) -> dict[str, StoredWeight]:
+    """Linears and convolutions; of text encoders those inside the layers."""
+    return {
+        neutral_name(component, key.removesuffix(".weight")): StoredWeight(file, key, entry.shape)
+        for file in _weight_files(folder / component)
+        for key, entry in read_header(file).tensors.items()
+        if key.endswith(".weight") and len(entry.shape) in (2, 4) and (component == "unet" or ".layers." in key)
+    }
+
+
+_WEIGHT_FILE = re.compile(r"(diffusion_pytorch_)?model(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.safetensors")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """All shards of one variant: the one without a name where there is one, else the only one."""
+    variants: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if match := _WEIGHT_FILE.fullmatch(path.name):
+            variants[match["variant"] or ""].append(path)
+    if not variants:
+        raise FileFormatError(f"{folder} has no .safetensors weights: save the model again with safe serialization")
+    if "" not in variants and len(variants) > 1:
+        raise FileFormatError(f"{folder} has the variants {', '.join(sorted(variants))}: keep one of them")
+    return variants[""] if "" in variants else next(iter(variants.values()))
+
+
+def _open_checkpoint(path: Path) -> BaseModel:
+    """One file with the original names, SGM's: what ComfyUI and A1111 load."""
+    header = read_header(path)
+    detection = detect_family(header.shapes, header.metadata)
+    if detection is None:
+        raise FileFormatError(f"{path} is a checkpoint of none of {', '.join(FAMILIES)}")
+    places = _checkpoint_weights(path, detection.family, header.shapes)
+    if not any(name.startswith("unet.") for name in places):
+        raise FileFormatError(f"{path} holds no UNet: give the whole checkpoint")
+    return _base_model(path, detection.family, places)
+
+
+# Where the parts lie in a checkpoint: the names that the original training code gave them.
+_CHECKPOINT_PREFIXES: Mapping[str, Mapping[str, str]] = {
+    "sd1": {"unet": "model.diffusion_model.", "text_encoder": "cond_stage_model.transformer."},
+    "sd2": {"unet": "model.diffusion_model.", "text_encoder": "cond_stage_model.model."},
+    "sdxl": {
+        "unet": "model.diffusion_model.",
+        "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+}
+# OpenCLIP's names: q, k and v are thirds of one matrix.
+_OPENCLIP = {
+    "self_attn.q_proj": ("attn.in_proj_weight", 0),
+    "self_attn.k_proj": ("attn.in_proj_weight", 1),
+    "self_attn.v_proj": ("attn.in_proj_weight", 2),
+    "self_attn.out_proj": ("attn.out_proj.weight", None),
+    "mlp.fc1": ("mlp.c_fc.weight", None),
+    "mlp.fc2": ("mlp.c_proj.weight", None),
+}
+
+
+def _checkpoint_weights(path: Path, family: str, shapes: Mapping[str, Shape]) -> dict[str, StoredWeight]:
+    """Those of the family's modules that the file has."""
+    modules = shipped_modules(family)
+    architectures = {component.name: component.architecture for component in modules.family.components}
+    places: dict[str, StoredWeight] = {}
+    for name, module_path in module_paths(modules, "sgm").items():
+        component = name.partition(".")[0]
+        key, third = f"{module_path}.weight", None
+        if architectures[component].startswith("openclip"):
+            key, third = _openclip_key(module_path)
+        key = _CHECKPOINT_PREFIXES[family][component] + key
+        if key in shapes:
+            places[name] = _stored(path, key, shapes[key], third)
+    return places
+
+
+def _openclip_key(module_path: str) -> tuple[str, int | None]:
+    *_, layer, leaf = module_path.split(".", 4)  # text_model.encoder.layers.3.self_attn.q_proj
+    key, third = _OPENCLIP[leaf]
+    return f"transformer.resblocks.{layer}.{key}", third
+
+
+def _stored(path: Path, key: str, shape: Shape, third: int | None) -> StoredWeight:
+    if third is None:
+        return StoredWeight(path, key, shape)
+    rows = shape[0] // 3
+    return StoredWeight(path, key, (rows, shape[1]), third * rows, (third + 1) * rows)
+
+
+def _base_model(path: Path, family: str, places: Mapping[str, StoredWeight]) -> BaseModel:
+    modules = ModelModules(FAMILIES[family], {name: place.shape for name, place in places.items()})
+    return BaseModel(path, modules, LazyWeights(places))
