@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["lora", "dora"]
 NormAxis = Literal["input", "output"]
@@ -43,3 +43,26 @@ class AdapterSpec:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     rules: tuple[TargetRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, get_args(Kind))
+        _check_choice("norm_axis", self.norm_axis, get_args(NormAxis))
+        _check_choice("norm_gradient", self.norm_gradient, get_args(NormGradient))
+        _check_size("", self.rank, self.alpha)
+        _check_size("conv_", self.conv_rank, self.conv_alpha)
+        for rule in self.rules:
+            _check_size(f"rule {rule.pattern!r}: ", rule.rank, rule.alpha)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}: it is a share of the inputs, at least 0 and below 1.")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}.")
+
+
+def _check_size(prefix: str, rank: int | None, alpha: float | None) -> None:
+    if rank is not None and rank < 1:
+        raise ValueError(f"{prefix}rank is {rank}: it is a number of directions, 1 at least.")
+    if alpha == 0:
+        raise ValueError(f"{prefix}alpha is {alpha}: nothing would be learned. Leave it out for a scale of 1.")

@@ -111,20 +111,17 @@ def _rank_and_alpha(name: str, has_kernel: bool, spec: AdapterSpec) -> tuple[int
 
 
 def _check_adaptable(name: str, module: nn.Linear | nn.Conv2d) -> None:
-    kind = type(module)
-    if kind.forward not in (nn.Linear.forward, nn.Conv2d.forward) or not module.weight.is_floating_point():
-        reason = f"a {kind.__name__} of {module.weight.dtype} computes in its own way"
-    else:
-        try:
-            operation_of(module)
-            return
-        except ValueError as error:
-            reason = str(error)
-    raise ValueError(f"{name} cannot be adapted: {reason}. Exclude it.")
+    try:
+        if type(module) not in (nn.Linear, nn.Conv2d):  # quantised, parametrised, read by its parent: all subclasses
+            raise ValueError(f"a {type(module).__name__} is not a plain Linear or Conv2d")
+        operation_of(module)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be adapted: {error}. Exclude it.") from None
 
 
 def _check_patterns(model: nn.Module, spec: AdapterSpec) -> None:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    modules = model.named_modules(remove_duplicate=False)
+    names = [name for name, module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
     patterns = {"include": spec.include, "exclude": spec.exclude, "rule": [rule.pattern for rule in spec.rules]}
     unmatched = [
         f"{kind} pattern {pattern!r} matches no Linear or Conv2d of the model{_near(pattern, names)}"
