@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,13 +15,13 @@ from .captions import caption
 from .data import Concept, Pictures, picture
 from .files import Failure, write_text, written_whole
 from .profile import COLOURS, LICENCES, Workshop
-from .unet import build_scheduler, build_text_encoder, build_unet
+from .unet import build_scheduler, build_text_encoder, build_unet, learned_things
 from .vae import trained_vae
 
 COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 SIZE_LIMIT = 25_000_000  # bytes: it travels with every clone of the repository
 SAMPLE_PX = 256
-SUBJECT = "teddy bear"
+SUBJECT = "penguin"
 
 SAMPLES_NOTE = """# {title}
 
@@ -85,27 +86,30 @@ def write_samples(shop: Workshop) -> None:
     """``icons3d`` (16 things, a style) and ``subject`` (one thing, 6 pictures), each with a caption per picture."""
     pictures, shuffled = Pictures.load(shop.work), random.Random(shop.seed)
     target = shop.assets / "samples"
-    _write_set(target / "icons3d", pictures, _style_set(pictures, shuffled), "a style to learn", "3D icons")
-    _write_set(target / "subject", pictures, _subject_set(pictures, shuffled), "a subject to learn", f"One {SUBJECT}")
+    known = [pictures.concepts[i] for i in learned_things(pictures, shop.profile)]
+    _write_set(target / "icons3d", pictures, _style_set(known, shuffled), "a style to learn", "3D icons")
+    _write_set(target / "subject", pictures, _subject_set(known, shuffled), "a subject to learn", f"One {SUBJECT}")
 
 
-def _style_set(pictures: Pictures, shuffled: random.Random) -> list[tuple[Concept, str, float, str]]:
-    groups = sorted({c.group for c in pictures.concepts})
+def _style_set(known: list[Concept], shuffled: random.Random) -> list[tuple[Concept, str, float, str]]:
+    plain = [c for c in known if len(c.name.split()) <= 2]
+    groups = sorted({c.group for c in plain})
     colours = list(COLOURS) + shuffled.sample(list(COLOURS), 4)
     chosen: list[Concept] = []
     while len(chosen) < 16:
-        members = [c for c in pictures.concepts if c.group == groups[len(chosen) % len(groups)]]
+        members = [c for c in plain if c.group == groups[len(chosen) % len(groups)]]
         chosen.append(shuffled.choice([c for c in members if c not in chosen]))
     shuffled.shuffle(colours)
     pairs = zip(chosen, colours, strict=True)
     return [(c, colour, 1.0, f"{caption(c, colour)}, 3d style") for c, colour in pairs]
 
 
-def _subject_set(pictures: Pictures, shuffled: random.Random) -> list[tuple[Concept, str, float, str]]:
-    thing = next(c for c in pictures.concepts if c.name == SUBJECT)
+def _subject_set(known: list[Concept], shuffled: random.Random) -> list[tuple[Concept, str, float, str]]:
+    thing = next(c for c in known if c.name == SUBJECT)
+    named = replace(thing, name=f"sks {SUBJECT}")
     sizes = (1.0, 0.7, 0.85, 1.0, 0.8, 0.9)
     colours = shuffled.sample(list(COLOURS), len(sizes))
-    return [(thing, c, s, f"a sks {SUBJECT} on a {c} background") for c, s in zip(colours, sizes, strict=True)]
+    return [(thing, c, s, caption(named, c)) for c, s in zip(colours, sizes, strict=True)]
 
 
 def _write_set(
