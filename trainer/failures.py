@@ -1,7 +1,7 @@
 """Every way a run can fail, as one sentence and one thing to do about it.
 
-Free of torch: errors are told by the names of their classes and by their text. The rows stand in order, particular before
-general. An ExplainedError already says both and passes through.
+Free of torch: errors are told by the names of their classes and by their text. The rows stand in order, particular
+before general. An ExplainedError already says both and passes through.
 """
 
 from __future__ import annotations

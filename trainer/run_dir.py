@@ -34,7 +34,7 @@ class ExitRecord(BaseModel):
 
     v: Literal[1] = 1
     at: float
-    code: int
+    code: int | None
     sentence: str
     fix: str
     tail: str = ""

@@ -33,7 +33,7 @@ State = Literal[
     "new", "queued", "preparing", "training", "sampling", "stopping", "paused",
     "stopped", "failed", "interrupted", "finished",
 ]  # fmt: skip
-QueueState = Literal["waiting", "claimed"]
+PlaceState = Literal["waiting", "behind", "claimed"]
 RECENT_STEPS = 20  # the speed is the median of their times
 
 PHASES: dict[PhaseName, tuple[State, str]] = {
@@ -72,11 +72,30 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a run stands in the queue: waiting, behind its twin in a claimed job, or claimed; since when."""
+
+    state: PlaceState
+    since: float
+
+    def is_news_after(self, events: Sequence[Event]) -> bool:
+        """Whether the run's process, if there was one, was an earlier one. A waiting job has none yet."""
+        return self.state == "waiting" or not events or events[-1].at < self.since
+
+
+QUEUED: dict[PlaceState, tuple[State, str]] = {
+    "waiting": ("queued", "Waiting for its turn"),
+    "behind": ("queued", "Waiting for its twin"),
+    "claimed": ("preparing", "Starting"),
+}
+
+
+@dataclass(frozen=True)
 class Outside:
     """What is known of a run besides its events: its lock, the queue, its requests, and how its process ended."""
 
     is_locked: bool = False
-    queue: QueueState | None = None
+    place: Place | None = None
     stop_requested: bool = False
     exit: ExitRecord | None = None
 
@@ -85,10 +104,10 @@ class RunGoneError(FileNotFoundError):
     """The run directory has been deleted or moved."""
 
 
-def read_status(run: RunDir, queue: QueueState | None = None) -> RunStatus:
+def read_status(run: RunDir, place: Place | None = None) -> RunStatus:
     """The status of a run directory. Raises RunGoneError."""
     # The lock first: events that its holder wrote before letting go are then all there to be read.
-    outside = Outside(run.is_locked(), queue, run.requested("stop"), run.read_exit())
+    outside = Outside(run.is_locked(), place, run.requested("stop"), run.read_exit())
     events, _ = read_events(run.events_file)
     metrics = read_last_metrics(run.metrics_file)
     if not run.exists():
@@ -101,7 +120,13 @@ def fold(events: Sequence[Event], metrics: Sequence[StepMetrics], outside: Outsi
     status = RunStatus("new", message="Not started yet")
     for event in events:
         status = _after(status, event)
-    return _placed(_with_numbers(status, metrics), outside)
+    status = _with_numbers(status, metrics)
+    if outside.is_locked:
+        return _live(status, outside)
+    if outside.place and outside.place.is_news_after(events):
+        state, message = QUEUED[outside.place.state]
+        return replace(status, state=state, message=message, fix="", seconds_left=None)
+    return _ended(status, outside.exit)
 
 
 def _after(status: RunStatus, event: Event) -> RunStatus:
@@ -151,18 +176,12 @@ def _with_numbers(status: RunStatus, metrics: Sequence[StepMetrics]) -> RunStatu
     return replace(status, step=step, loss=loss, seconds_per_step=speed, seconds_left=left)
 
 
-def _placed(status: RunStatus, outside: Outside) -> RunStatus:
-    if outside.is_locked:
-        if not status.is_live:  # the process has the lock and has not said anything yet
-            return RunStatus("preparing", message="Starting", saved_step=status.saved_step)
-        if outside.stop_requested:
-            return replace(status, state="stopping", message="Stopping after this step", fix="")
-        return status
-    if outside.queue == "waiting":
-        return replace(status, state="queued", message="Waiting for its turn", fix="", seconds_left=None)
-    if outside.queue == "claimed":
-        return replace(status, state="preparing", message="Starting", fix="", seconds_left=None)
-    return _ended(status, outside.exit)
+def _live(status: RunStatus, outside: Outside) -> RunStatus:
+    if not status.is_live:  # the process has the lock and has not said anything yet
+        return RunStatus("preparing", message="Starting", saved_step=status.saved_step)
+    if outside.stop_requested:
+        return replace(status, state="stopping", message="Stopping after this step")
+    return status
 
 
 def _ended(status: RunStatus, exit: ExitRecord | None) -> RunStatus:
