@@ -87,7 +87,7 @@ class Components:
 
         Taken before an adapter is injected; a full hash of an SDXL checkpoint would take as long as loading it.
         """
-        return weights_fingerprint({name: model for name, model in self.models.items()} | {"vae": self.vae})
+        return weights_fingerprint({**self.models, "vae": self.vae})
 
 
 def weights_fingerprint(models: Mapping[str, nn.Module], values_per_tensor: int = 64) -> str:
@@ -102,7 +102,7 @@ def weights_fingerprint(models: Mapping[str, nn.Module], values_per_tensor: int 
 def load_components(
     model: ModelConfig, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Components:
-    """Every part on `device` in `dtype`, frozen and in evaluation mode; the VAE in float32, as SDXL's overflows float16.
+    """Every part on `device` in `dtype`, frozen, in evaluation mode; the VAE in float32, as SDXL's overflows float16.
 
     FileFormatError where `model.base` is nothing that can be used, with what to do.
     """
@@ -131,8 +131,8 @@ def locate_base(base: str, revision: str | None = None) -> Path:
         return path
     if base.count("/") != 1 or path.suffix == ".safetensors":
         raise FileFormatError(
-            f"the base model {base!r} is not there: give a diffusers folder, a .safetensors checkpoint, or a name on the "
-            "hub such as owner/model"
+            f"the base model {base!r} is not there: give a diffusers folder, a .safetensors checkpoint, or a name on "
+            "the hub such as owner/model"
         )
     return _download(base, revision)
 
@@ -201,7 +201,7 @@ def _load_folder(path: Path, family: Family, dtype: torch.dtype) -> DiffusionPip
 
 
 def _load_file(path: Path, family: Family, dtype: torch.dtype) -> DiffusionPipeline:
-    """Configs and tokenizer come from a folder beside the file that is named as the file is, or from the hub's cache."""
+    """Configs and tokenizer come from a folder beside the file that has the file's name, or from the hub's cache."""
     beside = path.with_suffix("")
     kind = PIPELINES[family.name]
     config = str(beside) if (beside / "model_index.json").is_file() else CONFIGS_ON_HUB[family.name]

@@ -47,7 +47,7 @@ def noise_schedule(scheduler_config: Mapping[str, Any]) -> NoiseSchedule:
 
 
 def rescale_to_zero_snr(alphas_bar: Tensor) -> Tensor:
-    """Shift and scale sqrt(alpha_bar) so that the last is 0 and the first stays (Lin et al., arXiv 2305.08891, alg. 1)."""
+    """Shift and scale sqrt(alpha_bar) so that the last is 0 and the first stays (arXiv 2305.08891, algorithm 1)."""
     roots = alphas_bar.sqrt()
     first, last = roots[0], roots[-1]
     return ((roots - last) * first / (first - last)).square()
@@ -66,10 +66,10 @@ def prediction_target(latents: Tensor, noise: Tensor, alpha_bar: Tensor, predict
 
 
 def min_snr_weight(alpha_bar: Tensor, gamma: float | None, prediction: Prediction) -> Tensor:
-    """Min-SNR-gamma (Hang et al., arXiv 2303.09556, section 3.4): min(SNR, gamma) on the error of x_0, put onto eps or v.
+    """Min-SNR-gamma (arXiv 2303.09556, section 3.4): min(SNR, gamma) on the error of x_0, put onto that of eps or v.
 
     epsilon:  min(SNR, gamma) / SNR        = min(1, gamma (1 - a) / a), and so 1 at zero SNR
-    v:        min(SNR, gamma) / (SNR + 1)  = min(a, gamma (1 - a)), and so 0 at zero SNR, where x_0's error has no weight
+    v:        min(SNR, gamma) / (SNR + 1)  = min(a, gamma (1 - a)), and so 0 at zero SNR, like x_0's weight
 
     None: no weighting, 1 everywhere.
     """

@@ -15,7 +15,7 @@ Tokens = Mapping[str, Tensor]  # by text encoder: ids, (batch, tokens)
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What captions mean to the UNet. hidden: (batch, tokens, width); pooled, SDXL only: (batch, width of encoder 2)."""
+    """What captions mean to the UNet. hidden: (batch, tokens, width); pooled, SDXL only: (batch, width)."""
 
     hidden: Tensor
     pooled: Tensor | None = None

@@ -67,7 +67,9 @@ def test_a_fingerprint_knows_the_model_wherever_it_lies(tmp_path: Path, tiny_bas
 def test_pickles_are_refused_by_name_with_a_command_that_converts_them(tmp_path: Path) -> None:
     file = tmp_path / "model.ckpt"
     torch.save({"state_dict": {"a": torch.arange(3)}}, file)
-    with pytest.raises(FileFormatError, match=r"is a pickle, which can run code .* torch.load\('model.ckpt', weights_only"):
+    with pytest.raises(
+        FileFormatError, match=r"is a pickle, which can run code .* torch.load\('model.ckpt', weights_only"
+    ):
         locate_base(str(file))
 
 

@@ -1,0 +1,243 @@
+"""From settings to what the loop works on: the only torch-side file whose functions take the whole RunConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dora_core.adapter import Adapter
+from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS
+from dora_core.injection import inject
+from dora_core.spec import AdapterSpec
+from trainer.components import Components
+from trainer.compute import Compute
+from trainer.config import AdapterConfig, DataConfig, PriorConfig, RunConfig
+from trainer.data.buckets import make_buckets
+from trainer.data.captions import read_captions
+from trainer.data.dataset import BatchOrder, Dataset, Example, Purpose, bucket_groups, make_examples
+from trainer.data.latents import LatentCache
+from trainer.data.scan import scan
+from trainer.data.tensor_cache import TensorCache, cache_key
+from trainer.data.text_cache import LiveText, TextSource, cache_text
+from trainer.events import PhaseName
+from trainer.failures import ExplainedError
+from trainer.home import Home
+from trainer.optim import PartRate, RatePlan, build_optimizer
+from trainer.priors import complete_class_pictures
+from trainer.sampling import Shot, draw_picture
+from trainer.seeds import generator, seed_of
+from trainer.step import Denoiser, Draw
+from trainer.training import Every, Training, Validation
+
+Report = Callable[[PhaseName, int, int], None]  # phase, done, total
+VALIDATION_TIMESTEPS = 4
+
+# Settings that a resumed run may change: none of them touches what is trained. Where things lie is told by content.
+FREE_SECTIONS = {"name", "config_version", "sample", "save"}
+FREE_SETTINGS = {
+    *("model.base", "model.vae", "model.revision", "data.folder", "data.prior.folder", "data.prior.count"),
+    *("train.steps", "train.twin", "train.checkpointing", "train.validation_every_steps", "train.validation_pictures"),
+}
+
+
+class NoPicturesError(ExplainedError):
+    """There is nothing to train on."""
+
+    category = "bad picture"
+
+
+def build_training(config: RunConfig, components: Components, compute: Compute, home: Home, report: Report) -> Training:
+    """Everything that the loop touches; `components` has the adapters in it afterwards."""
+    fingerprint = components.fingerprint
+    latents = LatentCache(components.vae, fingerprint, config.data.background, TensorCache(home.path / "cache"))
+    datasets = build_datasets(config, components, latents, home, report)
+    text = build_text(config, components, datasets, latents.cache)
+    adapters = inject_adapters(config, components)
+    rates = build_rates(config, tuple(adapters))
+    for model in components.models.values():
+        model.train()
+    if config.train.checkpointing:
+        _save_memory(components)
+    schedule = components.noise_schedule()
+    denoiser = Denoiser(
+        components.family.name, components.unet, text, schedule, compute.autocast, config.train.min_snr_gamma
+    )
+    return Training(
+        steps=config.train.steps,
+        accumulation=config.train.accumulation,
+        seed=config.train.seed,
+        clip_norm=config.optim.clip_norm,
+        datasets=datasets,
+        denoiser=denoiser,
+        models=components.models,
+        adapters=adapters,
+        optimizer=build_optimizer(adapters, rates, config.optim),
+        rates=rates,
+        scaler=compute.make_scaler(),
+        validation=build_validation(config, datasets[0], len(schedule.alphas_bar)),
+        identity=identity(config, fingerprint, datasets),
+    )
+
+
+def adapter_spec(adapter: AdapterConfig, part: str) -> AdapterSpec:
+    """What to adapt in one part of the pipeline; the user's own globs are about the UNet."""
+    if part == "unet":
+        include, exclude = adapter.include or UNET_TARGETS[adapter.targets], adapter.exclude
+    else:
+        include, exclude = TEXT_ENCODER_TARGETS[adapter.targets], ()
+    return AdapterSpec(
+        kind=adapter.kind,
+        norm_axis=adapter.norm_axis,
+        norm_gradient=adapter.norm_gradient,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        conv_rank=adapter.conv_rank if part == "unet" else None,
+        rank_stabilised=adapter.rank_stabilised,
+        dropout=adapter.dropout,
+        include=include,
+        exclude=exclude,
+    )
+
+
+def inject_adapters(config: RunConfig, components: Components) -> dict[str, Adapter]:
+    """An adapter per trained part. The start of a layer depends on the seed, the part and the layer's name alone."""
+    parts = ["unet", *(components.text_encoders if config.adapter.text_encoder else ())]
+    return {
+        part: inject(
+            components.models[part], adapter_spec(config.adapter, part), seed=seed_of(config.train.seed, part, "start")
+        )
+        for part in parts
+    }
+
+
+def build_rates(config: RunConfig, parts: tuple[str, ...]) -> RatePlan:
+    steps = config.train.steps
+    text_rate = PartRate(config.text_encoder_learning_rate, round(config.train.text_encoder_stop * steps))
+    rates = {part: PartRate(config.optim.learning_rate, steps) if part == "unet" else text_rate for part in parts}
+    return RatePlan(config.schedule.kind, round(config.schedule.warmup * steps), steps, rates)
+
+
+def load_examples(data: DataConfig) -> tuple[Example, ...]:
+    """All usable pictures of the folder with their captions. Raises NoPicturesError."""
+    images = scan(data.folder, data.smallest_side_px, data.longest_ratio)
+    if not images.pictures:
+        reasons = "; ".join(f"{left.path.name}: {left.reason}" for left in images.left_out[:3])
+        raise NoPicturesError(
+            f"There is no picture that can be used in {data.folder}. {reasons}".strip(),
+            "Set data.folder to a folder with pictures.",
+        )
+    captions = read_captions((picture.path for picture in images.pictures), data.instance_prompt)
+    texts = {path: caption.text for path, caption in captions.by_picture.items()}
+    return make_examples(images.pictures, texts, _buckets(data))
+
+
+def build_datasets(
+    config: RunConfig, components: Components, latents: LatentCache, home: Home, report: Report
+) -> tuple[Dataset, ...]:
+    """The user's pictures and, with prior preservation, those of the class."""
+    report("checking", 0, 0)
+    groups: list[tuple[Purpose, tuple[Example, ...], float]] = [("instance", load_examples(config.data), 1.0)]
+    if config.data.prior is not None:
+        examples = load_class_examples(config, config.data.prior, components, home, partial(report, "class pictures"))
+        groups.append(("prior", examples, config.data.prior.weight))
+    return tuple(
+        Dataset(
+            purpose,
+            examples,
+            latents.encode_all(examples, partial(report, "caching")),
+            BatchOrder(bucket_groups(examples), config.train.batch_size, config.train.seed, purpose),
+            weight,
+        )
+        for purpose, examples, weight in groups
+    )
+
+
+def load_class_examples(
+    config: RunConfig,
+    prior: PriorConfig,
+    components: Components,
+    home: Home,
+    report: Callable[[int, int], None],
+) -> tuple[Example, ...]:
+    """The class pictures, drawn first where some are missing; all are called by the class prompt."""
+    shot = class_shot(config, prior)
+    folder = prior.folder or class_folder(home, components.fingerprint, shot)
+    complete_class_pictures(folder, prior.count, shot, partial(draw_picture, components.pipeline), report)
+    pictures = scan(folder).pictures[: prior.count]
+    return make_examples(pictures, {picture.path: prior.class_prompt for picture in pictures}, _buckets(config.data))
+
+
+def class_shot(config: RunConfig, prior: PriorConfig) -> Shot:
+    side = config.data.resolution_px
+    return Shot(prior.class_prompt, config.sample.negative, 0, config.sample.steps, config.sample.guidance, side, side)
+
+
+def class_folder(home: Home, fingerprint: str, shot: Shot) -> Path:
+    """The same for every run that would draw the same pictures."""
+    return home.path / "class-pictures" / cache_key("class 1", fingerprint, shot)[:16]
+
+
+def build_text(
+    config: RunConfig, components: Components, datasets: tuple[Dataset, ...], cache: TensorCache
+) -> TextSource:
+    live = LiveText(components.family.name, components.text_encoders, components.tokenizers)
+    if config.adapter.text_encoder:
+        return live
+    captions = (example.caption for dataset in datasets for example in dataset.examples)
+    return cache_text(live, captions, components.fingerprint, cache)
+
+
+def build_validation(config: RunConfig, dataset: Dataset, timesteps: int) -> Validation:
+    """The same few pictures whatever they are called, each at timesteps spread evenly over the schedule."""
+    by_content = sorted(range(len(dataset.examples)), key=lambda i: dataset.examples[i].picture.sha256)
+    spread = [round((i + 0.5) * timesteps / VALIDATION_TIMESTEPS) for i in range(VALIDATION_TIMESTEPS)]
+    batches = []
+    for index in by_content[: config.train.validation_pictures]:
+        batch = dataset.of([index] * VALIDATION_TIMESTEPS)
+        random = generator(config.train.seed, "validation", dataset.examples[index].picture.sha256)
+        batches.append((batch, Draw(torch.randn(batch.latents.shape, generator=random), torch.tensor(spread))))
+    return Validation(tuple(batches), Every(config.train.validation_every_steps))
+
+
+def sample_shots(config: RunConfig, datasets: tuple[Dataset, ...]) -> tuple[Shot, ...]:
+    """One per prompt; without any, what the pictures are called."""
+    sample = config.sample
+    prompts = sample.prompts or (config.data.instance_prompt or datasets[0].examples[0].caption,)
+    width, height = sample.size_px or (config.data.resolution_px, config.data.resolution_px)
+    shot = Shot("", sample.negative, sample.seed, sample.steps, sample.guidance, width, height)
+    return tuple(replace(shot, prompt=prompt, seed=sample.seed + number) for number, prompt in enumerate(prompts))
+
+
+def identity(config: RunConfig, fingerprint: str, datasets: tuple[Dataset, ...]) -> dict[str, object]:
+    """Everything that has to be the same for a resumed run to be the same run, by the names of the settings."""
+    content = [
+        (dataset.purpose, example.picture.sha256, example.caption)
+        for dataset in datasets
+        for example in dataset.examples
+    ]
+    settings = _flattened(config.model_dump(mode="json", exclude=FREE_SECTIONS))
+    return {name: value for name, value in settings.items() if name not in FREE_SETTINGS} | {
+        "model.base": f"weights {fingerprint[:12]}",
+        "data.folder": f"pictures and captions {cache_key(*content)[:12]}",
+    }
+
+
+def _flattened(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _buckets(data: DataConfig):
+    return make_buckets(data.resolution_px, data.bucket_step_px, data.bucket_ratio)
+
+
+def _save_memory(components: Components) -> None:
+    components.unet.enable_gradient_checkpointing()
+    for encoder in components.text_encoders.values():
+        encoder.gradient_checkpointing_enable()

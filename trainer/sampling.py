@@ -1,0 +1,85 @@
+"""Pictures drawn with fixed seeds, and their folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from trainer.faults import crash_point
+from trainer.seeds import generator
+
+UNFINISHED = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Everything that a picture depends on, besides the models."""
+
+    prompt: str
+    negative: str
+    seed: int
+    steps: int
+    guidance: float
+    width: int
+    height: int
+
+
+@torch.no_grad()
+def draw_picture(pipeline: DiffusionPipeline, shot: Shot) -> Image.Image:
+    """With the pipeline's own scheduler; decoded in the VAE's precision, whatever the UNet's is."""
+    latents = pipeline(
+        prompt=shot.prompt,
+        negative_prompt=shot.negative,
+        num_inference_steps=shot.steps,
+        guidance_scale=shot.guidance,
+        width=shot.width,
+        height=shot.height,
+        generator=generator(shot.seed, "sample"),
+        output_type="latent",
+    ).images
+    vae = pipeline.vae
+    unscaled = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    decoded = vae.decode(unscaled).sample
+    return pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
+
+
+def samples_folder(samples: Path, step: int) -> Path:
+    return samples / f"step-{step:06d}"
+
+
+def draw_samples(pipeline: DiffusionPipeline, shots: Sequence[Shot], folder: Path) -> None:
+    """One PNG per shot and samples.json, which names them; `folder` appears whole, in place of an older one."""
+    temporary = folder.with_name(f"{UNFINISHED}{folder.name}-{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True)
+    try:
+        rows = []
+        for number, shot in enumerate(shots):
+            name = f"{number:02d}.png"
+            save_png(draw_picture(pipeline, shot), shot, temporary / name)
+            rows.append({"file": name, **asdict(shot)})
+        (temporary / "samples.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        crash_point("samples.drawn")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+        crash_point("samples.promoted")
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def save_png(picture: Image.Image, shot: Shot, path: Path) -> None:
+    """With all that is needed to draw it again in its metadata."""
+    info = PngInfo()
+    info.add_text("dora_studio", json.dumps(asdict(shot)))
+    picture.save(path, format="PNG", pnginfo=info)

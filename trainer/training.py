@@ -1,0 +1,100 @@
+"""What the loop works on, built and ready, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from dora_core.adapter import Adapter
+from dora_core.families import neutral_name
+from dora_core.state import AdapterState
+from trainer.data.dataset import Batch, Dataset
+from trainer.optim import RatePlan
+from trainer.step import Denoiser, Draw
+
+
+@dataclass
+class Progress:
+    """How far a run is; with the weights and the optimizer's state all that a resumed run needs."""
+
+    step: int = 0  # optimizer steps done, taken or skipped
+    skipped_in_a_row: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Every:
+    """Due at every `steps`-th step; 0: never."""
+
+    steps: int
+
+    def is_due(self, step: int) -> bool:
+        return self.steps > 0 and step % self.steps == 0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Fixed pictures with fixed noise and timesteps: a loss that can be compared from step to step and run to run."""
+
+    batches: tuple[tuple[Batch, Draw], ...]
+    every: Every
+
+
+@dataclass(frozen=True)
+class Training:
+    """`models`: everything that is in training mode while it trains; `scaler`: of the loss, at work in fp16 only."""
+
+    steps: int
+    accumulation: int
+    seed: int
+    clip_norm: float
+    datasets: tuple[Dataset, ...]
+    denoiser: Denoiser
+    models: Mapping[str, nn.Module]
+    adapters: Mapping[str, Adapter]
+    optimizer: AdamW
+    rates: RatePlan
+    scaler: torch.amp.GradScaler
+    validation: Validation
+    identity: Mapping[str, object]
+    progress: Progress = field(default_factory=Progress)
+
+    def state(self) -> AdapterState:
+        """Everything learned, under neutral names."""
+        return pipeline_state(self.adapters)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout and checkpointing inside, and without a gradient."""
+        try:
+            for model in self.models.values():
+                model.eval()
+            with torch.no_grad():
+                yield
+        finally:
+            for model in self.models.values():
+                model.train()
+
+
+def validation_loss(training: Training) -> float:
+    """Mean loss, all timesteps alike, on the fixed pictures."""
+    denoiser = replace(training.denoiser, min_snr_gamma=None)
+    with training.evaluating():
+        losses = [denoiser.loss(batch, fixed) for batch, fixed in training.validation.batches]
+    return float(torch.stack(losses).mean())
+
+
+def is_finite(adapters: Mapping[str, Adapter]) -> bool:
+    return all(bool(p.isfinite().all()) for adapter in adapters.values() for p in adapter.parameters())
+
+
+def pipeline_state(adapters: Mapping[str, Adapter]) -> AdapterState:
+    """One state of the adapters of all parts."""
+    states = {part: adapter.state() for part, adapter in adapters.items()}
+    layers = {neutral_name(part, path): layer for part, state in states.items() for path, layer in state.layers.items()}
+    return AdapterState(layers, next(iter(states.values())).norm_axis)

@@ -1,0 +1,152 @@
+"""What the loop tells the outside, and what it is asked: events, metrics, checkpoints, samples, control files."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainer.checkpoints import CheckpointStore
+from trainer.events import (
+    Event,
+    EventLog,
+    MetricsLog,
+    Paused,
+    Phase,
+    PhaseName,
+    Resumed,
+    Sampled,
+    Saved,
+    SkippedStep,
+    StepMetrics,
+    Stopping,
+    Warned,
+)
+from trainer.failures import classify
+from trainer.faults import crash_point
+from trainer.health import magnitude_drift, update_norms
+from trainer.progress_bar import ProgressBar
+from trainer.run_dir import RunDir
+from trainer.sampling import samples_folder
+from trainer.training import Every, Training, is_finite, validation_loss
+
+PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Watch:
+    """`draw`: draws the samples of a run into a folder; `peak_mib`: highest use of the card's memory."""
+
+    run: RunDir
+    store: CheckpointStore
+    draw: Callable[[Path], None]
+    peak_mib: Callable[[], float | None]
+    bar: ProgressBar
+    save_every: Every
+    sample_every: Every
+    seconds: list[float] = field(default_factory=list)  # of this process' steps
+
+    def event(self, event: Event) -> None:
+        EventLog(self.run.events_file).append(event)
+
+    def phase(self, name: PhaseName, done: int = 0, total: int = 0) -> None:
+        self.event(Phase(name=name, done=done, total=total))
+
+    def report(self, training: Training, loss: float, learning_rates: dict[str, float], seconds: float) -> None:
+        """A row of metrics, with the validation loss and the adapter's health where they are due; and the bar."""
+        progress = training.progress
+        validation = training.validation
+        is_due = validation.every.is_due(progress.step) or progress.step == training.steps
+        is_checked = validation.every.steps > 0 and is_due
+        self.seconds.append(seconds)
+        row = StepMetrics(
+            step=progress.step,
+            loss=loss,
+            learning_rates=learning_rates,
+            seconds=seconds,
+            validation_loss=validation_loss(training) if is_checked else None,
+            peak_mib=self.peak_mib(),
+            skipped=progress.skipped_in_a_row > 0,
+            update_norms=dict(update_norms(training.adapters)) if is_checked else {},
+            magnitude_drift=magnitude_drift(training.adapters) if is_checked else None,
+        )
+        MetricsLog(self.run.metrics_file).append(row)
+        crash_point("metrics.appended")
+        self.bar.advance(progress.step, loss, self.median_seconds)
+
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds[-50:])
+
+    def report_skipped(self, step: int, reason: str, pictures: Sequence[str]) -> None:
+        self.event(SkippedStep(step=step, reason=reason, pictures=tuple(pictures)))
+
+    def keep_last_good(self, training: Training) -> None:
+        """Skipped steps changed nothing, so what is there is the last good adapter, unless it was broken before."""
+        if is_finite(training.adapters):
+            self.save(training)
+
+    def save_if_due(self, training: Training) -> None:
+        """Before samples are drawn, always: drawing is what runs out of memory."""
+        is_asked = self.run.requested("save")
+        step = training.progress.step
+        if is_asked or self._is_last(training) or self.save_every.is_due(step) or self._is_sample_due(training):
+            self.save(training)
+            self.run.clear("save")
+
+    def save(self, training: Training) -> None:
+        self.phase("saving")
+        folder = self.store.save(training)
+        self.event(Saved(step=training.progress.step, folder=self._relative(folder)))
+        self.phase("training")
+
+    def sample_if_due(self, training: Training) -> None:
+        if self._is_sample_due(training):
+            self.sample(training)
+            self.run.clear("sample")
+
+    def sample_if_missing(self, training: Training) -> None:
+        """Those of the step that the run begins or goes on at: a kill may have come between checkpoint and samples."""
+        if not samples_folder(self.run.samples_dir, training.progress.step).exists():
+            self.sample(training)
+
+    def sample(self, training: Training) -> None:
+        """Draw and report; whatever goes wrong is a warning, as it must not cost the training."""
+        step = training.progress.step
+        folder = samples_folder(self.run.samples_dir, step)
+        self.phase("sampling")
+        try:
+            with training.evaluating():
+                self.draw(folder)
+        except Exception as error:  # noqa: BLE001 - drawing runs foreign code on a full card; training goes on
+            self.event(Warned(text=f"No samples of step {step}: {classify(error).sentence}"))
+        else:
+            self.event(Sampled(step=step, folder=self._relative(folder)))
+        self.phase("training")
+
+    def wait_while_paused(self, step: int) -> None:
+        if not self.run.requested("pause"):
+            return
+        self.event(Paused(step=step))
+        while self.run.requested("pause") and not self.run.requested("stop"):
+            time.sleep(PAUSE_SECONDS)
+        self.event(Resumed(step=step))
+
+    def is_stop_asked(self, step: int) -> bool:
+        if not self.run.requested("stop"):
+            return False
+        self.event(Stopping(step=step))
+        return True
+
+    def _is_sample_due(self, training: Training) -> bool:
+        step = training.progress.step
+        return self.run.requested("sample") or self.sample_every.is_due(step) or self._is_last(training)
+
+    @staticmethod
+    def _is_last(training: Training) -> bool:
+        return training.progress.step == training.steps
+
+    def _relative(self, folder: Path) -> str:
+        return folder.relative_to(self.run.path).as_posix()
