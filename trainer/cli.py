@@ -21,7 +21,12 @@ class Command:
     help: str
 
 
-COMMANDS: tuple[Command, ...] = ()
+COMMANDS: tuple[Command, ...] = (
+    Command("runs", "trainer.cli_runs", "List, stop, clone, rename, queue and delete runs."),
+    Command("queue", "trainer.cli_queue", "List the jobs, take one off, start the worker."),
+    Command("worker", "trainer.worker", "Run the jobs of the queue until there are none left."),
+    Command("doctor", "trainer.cli_doctor", "Look for what keeps training from working, and say how to fix it."),
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

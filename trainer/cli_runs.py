@@ -1,0 +1,146 @@
+"""``dora-studio runs``: what the page does with runs, on the command line."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer.failures import ExplainedError
+from trainer.home import Home
+from trainer.run_dir import Request
+from trainer.status import RunStatus
+from trainer.store import Store
+from trainer.terminal import told
+from trainer.worker import ensure_worker
+
+HomeOption = Annotated[Path | None, typer.Option(help="Folder of the runs and the queue.")]
+RunArgument = Annotated[str, typer.Argument(help="The run's folder, its id, or a part of the id that no other has.")]
+NameArgument = Annotated[str, typer.Argument(help="What it shall be called.")]
+
+app = typer.Typer(help="List, stop, clone, rename, queue and delete runs.", no_args_is_help=True, add_completion=False)
+
+
+@app.command("list")
+def list_command(home: HomeOption = None) -> None:
+    """All runs, the newest first."""
+    table = Table("run", "state", "step", "loss", "left", "what", box=None)
+    for listed in Store(Home.find(home)).list_runs():
+        table.add_row(listed.run.id, *(Text(cell) for cell in cells(listed.status)))
+    Console().print(table)
+
+
+@app.command()
+def show(run: RunArgument, home: HomeOption = None) -> None:
+    """One run: where it is, and what to do when it is not well."""
+    store = Store(Home.find(home))
+    with told():
+        found = store.find(run)
+        status = store.status(found)
+        typer.echo(
+            f"{found.path}\n{status.state}, step {status.step} of {status.steps}: {status.message}\n{status.fix}"
+        )
+        for warning in status.warnings:
+            typer.echo(f"note: {warning}")
+
+
+@app.command()
+def stop(run: RunArgument, home: HomeOption = None) -> None:
+    """Save and stop; the second time: end it at once."""
+    store = Store(Home.find(home))
+    with told():
+        typer.echo(store.stop(store.find(run)))
+
+
+@app.command()
+def pause(run: RunArgument, home: HomeOption = None) -> None:
+    """Wait at the next step, keeping everything in memory, until `unpause`."""
+    ask(run, "pause", home)
+
+
+@app.command()
+def unpause(run: RunArgument, home: HomeOption = None) -> None:
+    """Go on after `pause`."""
+    with told():
+        Store(Home.find(home)).find(run).clear("pause")
+
+
+@app.command()
+def save(run: RunArgument, home: HomeOption = None) -> None:
+    """Save a checkpoint at the next step."""
+    ask(run, "save", home)
+
+
+@app.command()
+def sample(run: RunArgument, home: HomeOption = None) -> None:
+    """Draw samples at the next step."""
+    ask(run, "sample", home)
+
+
+@app.command()
+def clone(run: RunArgument, name: NameArgument, home: HomeOption = None) -> None:
+    """Make a new run with the same settings; print its folder."""
+    store = Store(Home.find(home))
+    with told():
+        typer.echo(store.clone(store.find(run), name).path)
+
+
+@app.command()
+def rename(run: RunArgument, name: NameArgument, home: HomeOption = None) -> None:
+    """Call a run something else. Its folder stays."""
+    store = Store(Home.find(home))
+    with told():
+        store.rename(store.find(run), name)
+
+
+@app.command()
+def requeue(run: RunArgument, home: HomeOption = None) -> None:
+    """Train it in the background: begin, or go on from its last checkpoint."""
+    store = Store(Home.find(home))
+    with told():
+        typer.echo(f"Queued as {store.requeue(store.find(run)).id}.")
+        ensure_worker(store.home)
+
+
+@app.command()
+def delete(run: RunArgument, home: HomeOption = None) -> None:
+    """Move a run to the trash folder."""
+    store = Store(Home.find(home))
+    with told():
+        typer.echo(f"Moved to {store.delete(store.find(run))}; `dora-studio runs restore` brings it back.")
+
+
+@app.command()
+def restore(run_id: Annotated[str, typer.Argument(help="Id of a run in the trash.")], home: HomeOption = None) -> None:
+    """Bring a run back from the trash."""
+    with told():
+        typer.echo(Store(Home.find(home)).restore(run_id).path)
+
+
+@app.command("empty-trash")
+def empty_trash(home: HomeOption = None) -> None:
+    """Delete for good what is in the trash."""
+    with told():
+        typer.echo(f"{Store(Home.find(home)).empty_trash()} runs deleted.")
+
+
+def ask(name: str, request: Request, home: Path | None) -> None:
+    store = Store(Home.find(home))
+    with told():
+        run = store.find(name)
+        if not store.status(run).is_live:
+            raise ExplainedError(f"{run.id} is not running.", "`dora-studio runs requeue` starts it.")
+        run.request(request)
+
+
+def cells(status: RunStatus) -> tuple[str, str, str, str, str]:
+    """The columns of a run's status: state, step, loss, time left, message."""
+    step = f"{status.step}/{status.steps}" if status.steps else ""
+    loss = "" if status.loss is None else f"{status.loss:.4f}"
+    left = "" if status.seconds_left is None else str(timedelta(seconds=round(status.seconds_left)))
+    return status.state, step, loss, left, " ".join((status.message, status.fix)).strip()
