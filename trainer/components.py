@@ -23,6 +23,7 @@ from transformers import CLIPTokenizer
 from dora_core.errors import FileFormatError
 from dora_core.families import FAMILIES, Family, detect_family
 from dora_core.header import read_header
+from trainer.base_files import PICKLE_ENDINGS, locate, pickle_refusal
 from trainer.base_weights import open_base
 from trainer.config import ModelConfig
 from trainer.diffusion import NoiseSchedule, noise_schedule
@@ -38,8 +39,6 @@ CONFIGS_ON_HUB: Mapping[str, str] = {
     "sd2": "stabilityai/stable-diffusion-2-1",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
-STARTER = Path(__file__).parent.parent / "assets" / "starter"
-PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -124,17 +123,7 @@ def load_components(
 
 def locate_base(base: str, revision: str | None = None) -> Path:
     """The folder or file that `base` names; a name on the hub is downloaded once, its .safetensors files only."""
-    path = STARTER if base == "starter" else Path(base).expanduser()
-    if path.suffix in PICKLE_ENDINGS:
-        raise FileFormatError(pickle_refusal(path))
-    if path.exists():
-        return path
-    if base.count("/") != 1 or path.suffix == ".safetensors":
-        raise FileFormatError(
-            f"the base model {base!r} is not there: give a diffusers folder, a .safetensors checkpoint, or a name on "
-            "the hub such as owner/model"
-        )
-    return _download(base, revision)
+    return locate(base) or _download(base, revision)
 
 
 def base_family(path: Path) -> Family:
@@ -149,17 +138,6 @@ def base_family(path: Path) -> Family:
     if not any(key.startswith("model.diffusion_model.") for key in header.shapes):
         raise FileFormatError(f"{path} holds no UNet (an adapter?): give the whole checkpoint as base model")
     return FAMILIES[detection.family]
-
-
-def pickle_refusal(path: Path) -> str:
-    target = path.with_suffix(".safetensors").name
-    return (
-        f"{path} is a pickle, which can run code when it is opened, and is refused. To convert it without running any: "
-        'python -c "import torch, safetensors.torch as s; '
-        f"d = torch.load('{path.name}', weights_only=True, map_location='cpu'); "
-        "s.save_file({k: v.clone().contiguous() for k, v in d.get('state_dict', d).items() if hasattr(v, 'shape')}, "
-        f"'{target}')\""
-    )
 
 
 def _refuse_pickles(folder: Path) -> None:
