@@ -169,14 +169,11 @@ def _gain(magnitude: Tensor | None, norm: Tensor | None) -> Tensor | None:
 
 
 def _scaled_input(x: Tensor, gain: Tensor | None, plan: Plan) -> Tensor:
-    """The input of both paths: x, times the gain on the input axis, in the dtype of the computation."""
+    """The input of both paths in the dtype of the computation, times the gain on the input axis."""
+    x = x.to(plan.dtype)
     if gain is None or plan.axis != "input":
-        return x.to(plan.dtype)
-    gain = plan.operation.spread(gain)
-    if x.dtype == plan.dtype and x.dtype in (torch.bfloat16, torch.float16):
-        return round_unbiased(x * gain, x)
-    # a float32 input under autocast: nearest rounding is unbiased here, as it has not been rounded before
-    return torch.mul(x, gain, out=torch.empty_like(x, dtype=plan.dtype))
+        return x
+    return round_unbiased(x * plan.operation.spread(gain), x)
 
 
 def _combined(base: Tensor, low: Tensor, up: Tensor, gain: Tensor | None, bias: Tensor | None, plan: Plan) -> Tensor:
