@@ -203,10 +203,10 @@ def build_validation(config: RunConfig, dataset: Dataset, timesteps: int) -> Val
     return Validation(tuple(batches), Every(config.train.validation_every_steps))
 
 
-def sample_shots(config: RunConfig, datasets: tuple[Dataset, ...]) -> tuple[Shot, ...]:
-    """One per prompt; without any, what the pictures are called."""
+def sample_shots(config: RunConfig, caption: str) -> tuple[Shot, ...]:
+    """One per prompt; without any of the prompt of the set, and without that of `caption`, a picture's."""
     sample = config.sample
-    prompts = sample.prompts or (config.data.instance_prompt or datasets[0].examples[0].caption,)
+    prompts = sample.prompts or (config.data.instance_prompt or caption,)
     width, height = sample.size_px or (config.data.resolution_px, config.data.resolution_px)
     shot = Shot("", sample.negative, sample.seed, sample.steps, sample.guidance, width, height)
     return tuple(replace(shot, prompt=prompt, seed=sample.seed + number) for number, prompt in enumerate(prompts))

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dora_core.adapter import Adapter
 from dora_core.atomic import atomic_write
 from dora_core.errors import FileFormatError
 from dora_core.families import neutral_name
@@ -112,15 +113,8 @@ def size_bytes(training: Training) -> int:
 def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Bring adapters, optimizer and progress back; raises ResumeRefusedError where the run is no longer the same."""
     check_identity(checkpoint.description["identity"], training.identity)
-    state = read_state(checkpoint.folder / ADAPTER)
+    load_weights(training.adapters, read_state(checkpoint.folder / ADAPTER))
     optimizer = load_file(checkpoint.folder / OPTIMIZER)
-    with torch.no_grad():
-        for part, adapter in training.adapters.items():
-            for path, layer in adapter.layers.items():
-                saved = state.layers[neutral_name(part, path)]
-                for own, parameter in layer.own_parameters().items():
-                    parameter.copy_(getattr(saved, own))
-            adapter.refresh_norms()
     for name, parameter in named_parameters(training.adapters).items():
         keys = {key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in optimizer}
         if keys:
@@ -130,6 +124,17 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     training.scaler.load_state_dict(checkpoint.description["scaler"])
     for key, value in checkpoint.description["progress"].items():
         setattr(training.progress, key, value)
+
+
+@torch.no_grad()
+def load_weights(adapters: Mapping[str, Adapter], state: AdapterState) -> None:
+    """The numbers alone: a scale computed back from alpha and rank could be off by one bit."""
+    for part, adapter in adapters.items():
+        for path, layer in adapter.layers.items():
+            saved = state.layers[neutral_name(part, path)]
+            for own, parameter in layer.own_parameters().items():
+                parameter.copy_(getattr(saved, own))
+        adapter.refresh_norms()
 
 
 def check_identity(saved: Mapping[str, object], wanted: Mapping[str, object]) -> None:

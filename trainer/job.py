@@ -33,7 +33,7 @@ Handler = Callable[[Sequence[RunDir], Mapping[str, JsonValue]], None]
 HANDLERS: dict[Kind, str] = {
     "train": "trainer.job:train",
     "twin": "trainer.job:train",
-    "sample": "trainer.sampling:run_job",
+    "sample": "trainer.resample:run_job",
     "compare": "trainer.compare:run_job",
     "export": "trainer.cli_export:run_job",
 }

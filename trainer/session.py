@@ -129,7 +129,7 @@ def _watch(
     compute: Compute,
     bar: ProgressBar,
 ) -> Watch:
-    shots = sample_shots(config, training.datasets)
+    shots = sample_shots(config, training.datasets[0].examples[0].caption)
     return Watch(
         run=run,
         store=store,

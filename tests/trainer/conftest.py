@@ -20,6 +20,9 @@ from PIL import Image
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from trainer.config import RunConfig
+from trainer.config_io import parse_config
+
 TOKENS = 16
 SD = {
     "beta_start": 0.00085,
@@ -51,6 +54,39 @@ def picture_folder(tmp_path: Path) -> Path:
     """Five pictures of three shapes, all different; three of them have captions."""
     folder = tmp_path / "my pictures"
     return write_pictures(folder, [(40, 40), (48, 48), (64, 32), (33, 70), (40, 41)], captions=3)
+
+
+@pytest.fixture
+def tiny_settings(tiny_base: Callable[[str], Path], picture_folder: Path) -> Callable[..., RunConfig]:
+    """Settings of a run of six quick steps on a tiny base; `changes`: dotted keys with "__" for the dot."""
+
+    def settings(family: str = "sd1", **changes: Any) -> RunConfig:
+        values = quick_settings(tiny_base(family), picture_folder)
+        for key, value in changes.items():
+            section, _, name = key.rpartition("__")
+            (values.setdefault(section, {}) if section else values)[name] = value
+        return parse_config(values)
+
+    return settings
+
+
+def quick_settings(base: Path, pictures: Path) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "model": {"base": str(base)},
+        "data": {
+            "folder": str(pictures),
+            "instance_prompt": "a sks thing",
+            "resolution_px": 32,
+            "bucket_step_px": 16,
+            "smallest_side_px": 8,
+        },
+        "adapter": {"rank": 2},
+        "optim": {"learning_rate": 1e-2},
+        "train": {"steps": 6, "validation_every_steps": 0},
+        "sample": {"steps": 1, "guidance": 1.0, "every_steps": 0},
+        "save": {"every_steps": 1, "keep_last": 100},
+    }
 
 
 def write_pictures(folder: Path, sizes: list[tuple[int, int]], captions: int = 0) -> Path:

@@ -1,0 +1,76 @@
+"""Order of the data and the pixels that are trained on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from trainer.data.buckets import Bucket, Placement
+from trainer.data.dataset import BatchOrder, Example, bucket_groups, make_examples, pixels
+from trainer.data.scan import Picture, scan
+
+GROUPS = ((0, 3, 4, 7, 8), (1, 2), (5,), (6, 9, 10, 11))
+ORDER = BatchOrder(GROUPS, batch_size=3, seed=7, purpose="instance")
+
+
+def one_pass(order: BatchOrder, number: int) -> list[tuple[int, ...]]:
+    return [order.batch(number * order.batches_per_pass + i) for i in range(order.batches_per_pass)]
+
+
+def test_a_pass_has_every_picture_and_fills_batches_up_from_their_own_bucket() -> None:
+    assert ORDER.batches_per_pass == 2 + 1 + 1 + 2
+    for number in range(3):
+        batches = one_pass(ORDER, number)
+        assert {len(batch) for batch in batches} == {3}
+        assert all(any(set(batch) <= set(group) for group in GROUPS) for batch in batches)
+        seen = Counter(index for batch in batches for index in batch)
+        assert seen.keys() == set(range(12))
+        for group in GROUPS:  # nobody is shown twice more often than another of the same bucket
+            assert max(seen[i] for i in group) - min(seen[i] for i in group) <= 1
+
+
+def test_the_order_follows_from_seed_pass_and_purpose_alone() -> None:
+    again = BatchOrder(GROUPS, 3, 7, "instance")
+    assert one_pass(again, 2) == one_pass(ORDER, 2)
+    others = [
+        one_pass(ORDER, 3),
+        one_pass(BatchOrder(GROUPS, 3, 8, "instance"), 2),
+        one_pass(BatchOrder(GROUPS, 3, 7, "prior"), 2),
+    ]
+    assert all(other != one_pass(ORDER, 2) for other in others)
+
+
+def test_batches_of_one_show_each_picture_once_in_a_pass() -> None:
+    order = BatchOrder(GROUPS, 1, 0, "instance")
+    assert sorted(one_pass(order, 5)) == [(i,) for i in range(12)]
+
+
+def test_pixels_are_scaled_cut_and_in_minus_one_to_one(tmp_path: Path) -> None:
+    # left half black, right half white; scaled to 64x32, the cut begins 8 pixels left of the middle of the white
+    file = tmp_path / "halves.png"
+    picture = Image.new("RGB", (128, 64))
+    picture.paste((255, 255, 255), (64, 0, 128, 64))
+    picture.save(file)
+    at = Placement(Bucket(32, 24), scaled=(64, 32), left=24, top=4)
+    example = Example(scan(tmp_path).pictures[0], "halves", at)
+    values = pixels(example, "#ffffff")
+    assert values.shape == (3, 24, 32)
+    assert torch.all(values[:, :, :6] == -1)
+    assert torch.all(values[:, :, 10:] == 1)
+    assert example.framing.original_px == (128, 64)
+    assert example.framing.crop_px == (24, 4)
+    assert example.framing.size_px == (32, 24)
+
+
+def test_examples_are_grouped_by_the_size_they_are_trained_at() -> None:
+    def picture(name: str, width: int, height: int) -> Picture:
+        return Picture(Path(name), name, width, height, "RGB", False, False, False)
+
+    pictures = [picture("a", 40, 40), picture("b", 80, 40), picture("c", 41, 40), picture("d", 78, 40)]
+    buckets = [Bucket(32, 32), Bucket(48, 24)]
+    examples = make_examples(pictures, {p.path: p.path.name for p in pictures}, buckets)
+    assert [example.caption for example in examples] == ["a", "b", "c", "d"]
+    assert bucket_groups(examples) == ((0, 2), (1, 3))

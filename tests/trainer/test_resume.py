@@ -1,0 +1,153 @@
+"""Stopped, killed, resumed: the adapter is the same to the last byte as that of a run which nothing disturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.trainer.killing import final_adapter, train_in_child
+from trainer.config import RunConfig
+from trainer.events import Exported, Failed, Finished, Stopped, last_values, read_events, read_metrics
+from trainer.failures import ResumeRefusedError
+from trainer.faults import POINTS
+from trainer.run_dir import RunDir
+from trainer.session import run_training
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a child is forked to be killed")
+Settings = Callable[..., RunConfig]
+# All that could break exactness at once: dropout, accumulation, a text encoder that stops, class pictures, both caches.
+DEMANDING = {
+    "adapter__dropout": 0.2,
+    "adapter__text_encoder": True,
+    "train__accumulation": 2,
+    "train__batch_size": 2,
+    "train__text_encoder_stop": 0.7,
+    "data__prior": {"class_prompt": "a thing", "count": 2},
+    "sample__every_steps": 4,
+}
+
+
+def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(tmp_path: Path, tiny_settings: Settings) -> None:
+    config = tiny_settings(**DEMANDING)
+    straight, stopped, killed = (RunDir.create(tmp_path / "runs", config) for _ in range(3))
+    assert run_training(straight) == "finished"
+
+    stopped.request("stop")
+    assert run_training(stopped) == "stopped"  # after the step that it is at, the first
+    assert read_events(stopped.events_file)[0][-1].kind == "stopped"
+    assert run_training(stopped) == "finished"
+
+    assert train_in_child(killed, "metrics.appended:4") == -signal.SIGKILL  # step 4 done, its checkpoint not begun
+    assert [p.name for p in sorted(killed.checkpoints_dir.iterdir())][-1] == "step-000003"
+    assert run_training(killed) == "finished"
+
+    wanted = final_adapter(straight, 6)
+    assert final_adapter(stopped, 6) == wanted
+    assert final_adapter(killed, 6) == wanted
+    losses = [losses_of(run) for run in (straight, stopped, killed)]
+    assert losses[0] == losses[1] == losses[2]
+    assert len(losses[0]) == 6
+    assert len({(run.exports_dir / "tiny-dora.safetensors").read_bytes() for run in (straight, stopped, killed)}) == 1
+
+
+@pytest.mark.parametrize("point", ["checkpoint.adapter:2", "checkpoint.promoted:2", "samples.drawn:1"])
+def test_a_crash_at_a_write_costs_nothing_but_time(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
+    check_crash(tmp_path, tiny_settings, point)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [f"{name}:{count}" for name in POINTS for count in (1, 2)])
+def test_a_crash_at_any_write_costs_nothing_but_time(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
+    check_crash(tmp_path, tiny_settings, point)
+
+
+def check_crash(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
+    config = tiny_settings(
+        train__steps=3, sample__every_steps=2, save__keep_last=2, data__prior={"class_prompt": "a thing", "count": 2}
+    )
+    straight, crashed = RunDir.create(tmp_path / "a" / "runs", config), RunDir.create(tmp_path / "b" / "runs", config)
+    run_training(straight)
+    code = train_in_child(crashed, point)
+    assert code == (-signal.SIGKILL if point not in ("export.begun:2", "export.done:2") else 0)
+    run_training(crashed)
+    assert final_adapter(crashed, 3) == final_adapter(straight, 3)
+    assert sorted(p.name for p in crashed.checkpoints_dir.iterdir()) == ["step-000002", "step-000003"]
+    assert read_events(crashed.events_file)[0][-1].kind == "finished"
+    for step in (0, 2, 3):
+        name = f"step-{step:06d}/00.png"
+        assert (crashed.samples_dir / name).read_bytes() == (straight.samples_dir / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"adapter__rank": 3}, "adapter.rank"),
+        ({"train__seed": 1}, "train.seed"),
+        ({"optim__learning_rate": 0.02}, "optim.learning_rate"),
+        ({"data__instance_prompt": "another thing"}, "data.instance_prompt"),
+    ],
+)
+def test_a_changed_setting_is_refused_by_name(
+    tmp_path: Path, tiny_settings: Settings, change: dict[str, object], field: str
+) -> None:
+    run = RunDir.create(tmp_path / "runs", tiny_settings())
+    run.request("stop")
+    run_training(run)
+    other = RunDir.create(tmp_path / "other", tiny_settings(**change))
+    other.config_file.replace(run.config_file)
+    with pytest.raises(ResumeRefusedError, match=field):
+        run_training(run)
+    events = read_events(run.events_file)[0]
+    assert isinstance(events[-1], Failed)
+    assert field in events[-1].sentence
+
+
+def test_other_pictures_or_another_base_are_refused_but_not_another_place(
+    tmp_path: Path, tiny_settings: Settings, tiny_base: Callable[[str], Path]
+) -> None:
+    config = tiny_settings()
+    run = RunDir.create(tmp_path / "runs", config)
+    run.request("stop")
+    run_training(run)
+    moved = config.data.folder.rename(tmp_path / "moved")
+    write_settings(run, config.model_copy(update={"data": config.data.model_copy(update={"folder": moved})}))
+    run.request("stop")
+    assert run_training(run) == "stopped"
+    (moved / "00.txt").write_text("now called something else")
+    with pytest.raises(ResumeRefusedError, match=r"data\.folder: its checkpoint has pictures and captions"):
+        run_training(run)
+
+
+def test_events_tell_the_story_of_a_run(tmp_path: Path, tiny_settings: Settings) -> None:
+    run = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=2, train__validation_every_steps=1))
+    run_training(run)
+    events = read_events(run.events_file)[0]
+    assert events[0].kind == "started"
+    assert isinstance(events[-1], Finished)
+    exported = next(event for event in events if isinstance(event, Exported))
+    assert (run.path / exported.file).is_file()
+    assert exported.headline.startswith("ComfyUI renders this file as trained")
+    assert [event.step for event in events if event.kind == "saved"] == [1, 2]
+    assert [event.step for event in events if event.kind == "sampled"] == [0, 2]
+    assert not any(isinstance(event, Stopped | Failed) for event in events)
+    rows = read_metrics(run.metrics_file)[0]
+    assert all(row.validation_loss and row.update_norms and row.magnitude_drift is not None for row in rows)
+    assert json.loads(run.environment_file.read_text())["torch"]
+    shot = json.loads((run.samples_dir / "step-000002" / "samples.json").read_text())[0]
+    assert shot["prompt"] == "a sks thing"
+    assert os.listdir(run.control_dir) == []
+
+
+def losses_of(run: RunDir) -> dict[int, float | None]:
+    return {step: row.loss for step, row in last_values(read_metrics(run.metrics_file)[0]).items()}
+
+
+def write_settings(run: RunDir, config: RunConfig) -> None:
+    other = RunDir.create(run.path.parent.parent / "other", config)
+    other.config_file.replace(run.config_file)

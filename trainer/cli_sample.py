@@ -1,0 +1,27 @@
+"""``dora-studio sample``: draw with a run's newest checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trainer.cli_train import HomeOption
+from trainer.home import Home
+from trainer.store import Store
+from trainer.terminal import told
+
+app = typer.Typer(help="Draw samples with a run's newest checkpoint.", add_completion=False)
+
+
+@app.command()
+def sample(
+    run: Annotated[str, typer.Argument(help="The run's folder, its id, or a part of the id that no other has.")],
+    settings: Annotated[list[str] | None, typer.Argument(help='key=value, such as sample.prompts="a fox".')] = None,
+    home: HomeOption = None,
+) -> None:
+    """Draw samples, with the run's own settings or others."""
+    from trainer.resample import draw_run  # noqa: PLC0415 - loads torch, which --help does not need
+
+    with told():
+        typer.echo(f"{draw_run(Store(Home.find(home)).find(run), settings or ())}")
