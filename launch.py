@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO, FrozenSet, Generator, List, NamedTuple, NoReturn, Optional, Tuple
+from typing import IO, Dict, FrozenSet, Generator, List, NamedTuple, NoReturn, Optional, Tuple
 
 if sys.platform == "win32":
     import msvcrt
@@ -35,6 +35,7 @@ python3 launch.py COMMAND ...            any other command of dora-studio; COMMA
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+STAMP = VENV / "set-up.json"
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)  # those that the pinned torch is built for, here and in the next line
 TORCH_BUILDS = {"linux": ("x86_64", "aarch64"), "win32": ("AMD64",), "darwin": ("arm64",)}
@@ -133,10 +134,10 @@ def wanted(root: Path, system: System, extras: FrozenSet[str]) -> Setup:
 def ensure(want: Setup, system: System) -> None:
     """Bring .venv to what `want` says; quick when it is there already."""
     python = venv_python(VENV, system.platform)
-    if work_left(read_stamp(VENV), want, can_run(python)) is Work.NOTHING:
+    if work_left(read_stamp(STAMP), want, can_run(python)) is Work.NOTHING:
         return
     with only_one(ROOT / ".venv.lock"):
-        done = read_stamp(VENV)  # again: whoever held the lock may have done the work
+        done = read_stamp(STAMP)  # again: whoever held the lock may have done the work
         work = work_left(done, want, can_run(python))
         if work is Work.NOTHING:
             return
@@ -160,33 +161,29 @@ def venv_python(venv: Path, platform_name: str) -> Path:
     return venv / "Scripts" / "python.exe" if platform_name == "win32" else venv / "bin" / "python"
 
 
-def read_stamp(venv: Path) -> Optional[Setup]:
+def read_stamp(path: Path) -> Optional[Setup]:
     try:
-        interpreter, files, extras = json.loads(stamp_path(venv).read_text(encoding="utf-8"))
+        interpreter, files, extras = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return Setup(interpreter, files, frozenset(extras))
 
 
-def write_stamp(venv: Path, setup: Setup) -> None:
-    part = stamp_path(venv).with_suffix(".part")
+def write_stamp(path: Path, setup: Setup) -> None:
+    part = path.with_suffix(".part")
     part.write_text(json.dumps([setup.interpreter, setup.files, sorted(setup.extras)]), encoding="utf-8")
-    part.replace(stamp_path(venv))
-
-
-def stamp_path(venv: Path) -> Path:
-    return venv / "set-up.json"
+    part.replace(path)
 
 
 def set_up(work: Work, want: Setup, python: Path, index: Optional[str]) -> None:
-    stamp_path(VENV).unlink(missing_ok=True)  # first: from here to the end the set-up counts as unfinished
+    STAMP.unlink(missing_ok=True)  # first: from here to the end the set-up counts as unfinished
     print(f"Setting up {VENV}; the first time this takes minutes, since PyTorch is large.", flush=True)
     if work is Work.EVERYTHING:
         # Two steps, since venv keeps to itself why its second one, pip, failed.
         call([sys.executable, "-m", "venv", "--clear", "--without-pip", str(VENV)], stdout=subprocess.PIPE)
         call([str(python), "-I", "-m", "ensurepip", "--default-pip"], stdout=subprocess.PIPE)
     call(pip_command(str(python), want.extras, index), stdout=None)  # where pip draws its progress
-    write_stamp(VENV, want)
+    write_stamp(STAMP, want)
 
 
 def pip_command(python: str, extras: FrozenSet[str], index: Optional[str]) -> List[str]:
@@ -275,18 +272,18 @@ def run(arguments: List[str], python: str) -> NoReturn:
     os.chdir(str(ROOT))
     if arguments[1:]:
         hand_over([python, "-m", "pytest", *arguments[1:]])
-    failed = [" ".join(check[:2]) for check in checks(python) if not passes([python, "-m", *check])]
+    failed: List[str] = []
+    for name, check in checks(python).items():
+        print("==", name, flush=True)
+        if subprocess.call([python, "-m", *check]) != 0:
+            failed.append(name)
     sys.exit("Failed: " + ", ".join(failed) if failed else 0)
 
 
-def checks(python: str) -> List[List[str]]:
+def checks(python: str) -> Dict[str, List[str]]:
     """All that must pass before a change is good. The tests, which hold the import contracts too, end the output."""
-    return [["ruff", "format", "--check"], ["ruff", "check"], ["pyright", "--pythonpath", python], ["pytest"]]
-
-
-def passes(command: List[str]) -> bool:
-    print("==", *command[2:], flush=True)
-    return subprocess.call(command) == 0
+    types = ["pyright", "--pythonpath", python]
+    return {"format": ["ruff", "format", "--check"], "lint": ["ruff", "check"], "types": types, "tests": ["pytest"]}
 
 
 def hand_over(command: List[str]) -> NoReturn:

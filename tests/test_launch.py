@@ -227,10 +227,13 @@ def test_two_first_starts_at_once_set_up_one_environment_and_both_run(tmp_path: 
     assert builds(project) == 3 * once
     finish(start(project, "test", "-k", "x"))
     assert builds(project) == 4 * once
-    assert launch.read_stamp(project / ".venv") == launch.wanted(project, launch.this_system(), launch.EXTRAS["test"])
+    assert launch.read_stamp(project / ".venv" / "set-up.json") == launch.wanted(
+        project, launch.this_system(), launch.EXTRAS["test"]
+    )
 
-    printed = finish(start(project, "test", cwd=tmp_path), code=1).splitlines()
-    assert printed[-1] == f"pytest in {project}"  # all run, though one failed
+    checked = finish(start(project, "test", cwd=tmp_path), code=1).splitlines()
+    assert [line for line in checked if line.startswith("==")] == ["== format", "== lint", "== types", "== tests"]
+    assert checked[-1] == f"pytest in {project}"  # where lint has failed, the rest runs all the same
 
 
 @pytest.mark.skipif(
