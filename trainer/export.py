@@ -1,0 +1,160 @@
+"""Export with proof: write, read back from disk, compare as the program that the file is for computes it, publish."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dora_core.atomic import atomic_write
+from dora_core.families import ModelModules
+from dora_core.files import write_adapter
+from dora_core.formats import Precision
+from dora_core.header import read_header
+from dora_core.layouts import NAME_ENDINGS, Layout
+from dora_core.metadata import OWN_PREFIX, About
+from dora_core.parity import check_parity, intended_by_state, read_stored
+from dora_core.parity_report import ParityReport
+from dora_core.spec import NormAxis
+from dora_core.state import AdapterState
+from dora_core.tensorfile import write_tensors
+
+
+@dataclass(frozen=True)
+class ExportTarget:
+    """A kind of file that we offer: its layout, the consumer that it has to be exact for, where else it is right."""
+
+    name: str
+    layout: Layout
+    consumer: str  # key in dora_core.consumers
+    axes: frozenset[NormAxis | None]  # None: LoRA
+    renders_in: str
+
+    @property
+    def ending(self) -> str:
+        return NAME_ENDINGS[self.layout]
+
+
+_LORA: frozenset[NormAxis | None] = frozenset({None})
+_OUTPUT: frozenset[NormAxis | None] = frozenset({"output"})
+_INPUT: frozenset[NormAxis | None] = frozenset({"input"})
+
+TARGETS: Mapping[str, ExportTarget] = {
+    target.name: target
+    for target in (
+        ExportTarget(
+            "comfyui",
+            "kohya",
+            "comfyui",
+            _LORA | _INPUT,
+            "ComfyUI, Forge, reForge, A1111 1.10, SD.Next and InvokeAI, at every strength",
+        ),
+        ExportTarget(
+            "comfyui-compensated",
+            "kohya-compensated",
+            "comfyui",
+            _OUTPUT,
+            "today's ComfyUI and Forge on this base model, and nowhere else",
+        ),
+        ExportTarget("lycoris", "kohya", "lycoris", _LORA | _INPUT | _OUTPUT, "LyCORIS 3.2 and later, SD.Next"),
+        ExportTarget("diffusers", "peft", "diffusers", _LORA | _OUTPUT, "diffusers and PEFT, at strength 1"),
+        ExportTarget(
+            "diff",
+            "diff",
+            "comfyui",
+            _LORA | _INPUT | _OUTPUT,
+            "ComfyUI, Forge, A1111, SD.Next, InvokeAI and stable-diffusion.cpp; as large as the model",
+        ),
+    )
+}
+
+
+class UnprovenError(Exception):
+    """A file that its own consumer would not render as trained; it was not published. `report` has the numbers."""
+
+    def __init__(self, report: ParityReport) -> None:
+        self.report = report
+        missing = f" It lacks {len(report.missing)} layers, first {report.missing[0]}." if report.missing else ""
+        super().__init__(f"{report.headline}{missing} No file was written.")
+
+
+@dataclass(frozen=True)
+class Exported:
+    path: Path
+    report: ParityReport
+    precision: Precision  # of the factors
+    added: tuple[str, ...]  # text-encoder projections without effect, which complete an attention block
+
+
+def export_adapter(
+    state: AdapterState,
+    base: Mapping[str, Tensor],
+    modules: ModelModules,
+    target: ExportTarget,
+    path: str | os.PathLike[str],
+    about: About | None = None,
+    device: torch.device | None = None,
+) -> Exported:
+    """Publish `state` at `path` and the report beside it, if the file passes; else UnprovenError, and no file.
+
+    `base` gives W0 by neutral name, and may read it when asked. Factors are float16; where that costs too much,
+    float32. Raises ValueError where the target cannot hold the adapter, FileFormatError where it does not fit.
+    """
+    path = Path(path)
+    check_target(state, target)
+
+    def drafted(folder: Path, precision: Precision) -> _Draft:
+        draft = folder / precision / path.name
+        draft.parent.mkdir()
+        added = write_adapter(draft, state, modules, target.layout, about, base, precision).added
+        stored, intended = read_stored(draft, modules), intended_by_state(state)
+        report = check_parity(stored, base, intended, target.consumer, expected=state.layers, device=device)
+        return _Draft(draft, Exported(path, report, precision, added))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder beside the final place: on the same disk, for the rename; with the same file name, which metadata repeat.
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        draft = drafted(Path(folder), "half")
+        if not draft.outcome.report.passed:
+            draft = drafted(Path(folder), "full")
+        if not draft.outcome.report.passed:
+            raise UnprovenError(draft.outcome.report)
+        _publish(draft)
+    return draft.outcome
+
+
+@dataclass(frozen=True)
+class _Draft:
+    path: Path
+    outcome: Exported
+
+
+def check_target(state: AdapterState, target: ExportTarget) -> None:
+    """ValueError where `target` cannot hold an adapter of this kind, with the targets that can."""
+    if state.norm_axis in target.axes:
+        return
+    kind = "plain LoRA" if state.norm_axis is None else f"DoRA on the {state.norm_axis} axis"
+    others = [f"{other.name} ({other.renders_in})" for other in TARGETS.values() if state.norm_axis in other.axes]
+    raise ValueError(f"target {target.name} cannot hold a {kind}; choose one of: {'; '.join(others)}")
+
+
+def report_path(path: str | os.PathLike[str]) -> Path:
+    """Where the report of an exported file lies: ``panda.safetensors`` has ``panda.parity.json`` beside it."""
+    return Path(path).with_suffix(".parity.json")
+
+
+def _publish(draft: _Draft) -> None:
+    """The very tensors that were checked, under the final name, with the headline in the metadata; the report first."""
+    path, report = draft.outcome.path, draft.outcome.report
+    proven = draft.path.with_suffix(".proven")
+    metadata = {**read_header(draft.path).metadata, f"{OWN_PREFIX}parity": report.headline}
+    written = write_tensors(proven, load_file(draft.path), metadata)
+    with atomic_write(report_path(path)) as file:
+        file.write(report.to_json(path.name, written.sha256).encode())
+    os.replace(proven, path)
