@@ -240,4 +240,4 @@ def _buckets(data: DataConfig):
 def _save_memory(components: Components) -> None:
     components.unet.enable_gradient_checkpointing()
     for encoder in components.text_encoders.values():
-        encoder.gradient_checkpointing_enable()
+        encoder.activation_checkpointing_enable()

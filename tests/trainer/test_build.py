@@ -1,0 +1,101 @@
+"""What makes a run the run that it is, and what may change under it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from trainer.build import bucket_groups, build_validation, identity, load_examples, sample_shots
+from trainer.checkpoints import check_identity
+from trainer.config import RunConfig
+from trainer.data.dataset import BatchOrder, Dataset
+from trainer.failures import ExplainedError, ResumeRefusedError
+
+Settings = Callable[..., RunConfig]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"adapter__rank": 3}, "adapter.rank"),
+        ({"adapter__kind": "lora"}, "adapter.kind"),
+        ({"train__seed": 1}, "train.seed"),
+        ({"train__batch_size": 2}, "train.batch_size"),
+        ({"optim__learning_rate": 0.02}, "optim.learning_rate"),
+        ({"data__resolution_px": 48}, "data.resolution_px"),
+        ({"data__prior": {"class_prompt": "a thing", "weight": 0.5}}, "data.prior"),
+    ],
+)
+def test_a_changed_setting_is_refused_by_name(tiny_settings: Settings, change: dict[str, object], field: str) -> None:
+    with pytest.raises(ResumeRefusedError, match=rf"another {field}"):
+        check_identity(saved(identity_of(tiny_settings())), identity_of(tiny_settings(**change)))
+
+
+def test_another_base_or_other_pictures_are_refused_by_name(tiny_settings: Settings) -> None:
+    before = saved(identity_of(tiny_settings()))
+    with pytest.raises(ResumeRefusedError, match=r"another model\.base: its checkpoint has weights weights-of-o"):
+        check_identity(before, identity_of(tiny_settings(), fingerprint="weights-of-two"))
+    config = tiny_settings()
+    (config.data.folder / "04.png").unlink()
+    with pytest.raises(ResumeRefusedError, match=r"another data\.folder"):
+        check_identity(before, identity_of(config))
+
+
+def test_names_places_samples_and_length_may_change(tiny_settings: Settings) -> None:
+    changed = tiny_settings(
+        name="other",
+        sample__prompts=["a fox"],
+        save__keep_last=1,
+        train__steps=12,
+        train__checkpointing=True,
+        train__validation_every_steps=3,
+    )
+    check_identity(saved(identity_of(tiny_settings())), identity_of(changed))
+
+
+def test_validation_is_on_the_same_pictures_and_noise_whatever_they_are_called(tiny_settings: Settings) -> None:
+    config = tiny_settings(train__validation_pictures=2)
+    before = build_validation(config, dataset_of(config), 1000)
+    for file in sorted(config.data.folder.glob("*.png")):
+        file.rename(file.with_stem(f"{99 - int(file.stem)}"))
+    after = build_validation(config, dataset_of(config), 1000)
+    assert len(before.batches) == len(after.batches) == 2
+    for (_, one), (_, other) in zip(before.batches, after.batches, strict=True):
+        assert torch.equal(one.noise, other.noise)
+        assert one.timesteps.tolist() == other.timesteps.tolist() == [125, 375, 625, 875]
+
+
+def test_samples_are_of_the_prompts_else_of_the_prompt_of_the_set_each_with_its_own_seed(
+    tiny_settings: Settings,
+) -> None:
+    told = sample_shots(tiny_settings(sample__prompts=["a", "b"], sample__seed=5, sample__size_px=(64, 32)), "caption")
+    assert [(shot.prompt, shot.seed, shot.width, shot.height) for shot in told] == [("a", 5, 64, 32), ("b", 6, 64, 32)]
+    assert sample_shots(tiny_settings(), "caption")[0].prompt == "a sks thing"
+    assert sample_shots(tiny_settings(data__instance_prompt=""), "caption")[0].prompt == "caption"
+
+
+def test_a_folder_without_pictures_says_what_was_wrong_with_them(tiny_settings: Settings) -> None:
+    config = tiny_settings()
+    for file in config.data.folder.glob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(ExplainedError, match=r"no picture that can be used .* 00\.png: empty file"):
+        load_examples(config.data)
+
+
+def identity_of(config: RunConfig, fingerprint: str = "weights-of-one") -> dict[str, object]:
+    return identity(config, fingerprint, (dataset_of(config),))
+
+
+def saved(values: dict[str, object]) -> dict[str, object]:
+    return json.loads(json.dumps(values))
+
+
+def dataset_of(config: RunConfig) -> Dataset:
+    examples = load_examples(config.data)
+    order = BatchOrder(bucket_groups(examples), 1, 0, "instance")
+    sizes = [example.placement.bucket for example in examples]
+    latents = tuple(torch.zeros(4, size.height // 8, size.width // 8) for size in sizes)
+    return Dataset("instance", examples, latents, order)
