@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +16,7 @@ from dora_core.errors import FileFormatError
 from dora_core.families import FAMILIES, ModelModules, detect_family, neutral_name, shipped_modules
 from dora_core.header import Shape, read_header
 from dora_core.keymap import module_paths
+from trainer.base_files import weight_files
 
 
 @dataclass(frozen=True)
@@ -96,28 +95,17 @@ def _open_folder(folder: Path) -> BaseModel:
 
 def _component_weights(folder: Path, component: str) -> dict[str, StoredWeight]:
     """Linears and convolutions; of text encoders those inside the layers."""
+    files = weight_files(folder / component)
+    if not files:
+        raise FileFormatError(
+            f"{folder / component} has no .safetensors weights: save it again with safe serialization"
+        )
     return {
         neutral_name(component, key.removesuffix(".weight")): StoredWeight(file, key, entry.shape)
-        for file in _weight_files(folder / component)
+        for file in files
         for key, entry in read_header(file).tensors.items()
         if key.endswith(".weight") and len(entry.shape) in (2, 4) and (component == "unet" or ".layers." in key)
     }
-
-
-_WEIGHT_FILE = re.compile(r"(diffusion_pytorch_)?model(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.safetensors")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """All shards of one variant: the one without a name where there is one, else the only one."""
-    variants: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        if match := _WEIGHT_FILE.fullmatch(path.name):
-            variants[match["variant"] or ""].append(path)
-    if not variants:
-        raise FileFormatError(f"{folder} has no .safetensors weights: save the model again with safe serialization")
-    if "" not in variants and len(variants) > 1:
-        raise FileFormatError(f"{folder} has the variants {', '.join(sorted(variants))}: keep one of them")
-    return variants[""] if "" in variants else next(iter(variants.values()))
 
 
 def _open_checkpoint(path: Path) -> BaseModel:

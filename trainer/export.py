@@ -24,6 +24,7 @@ from dora_core.parity_report import ParityReport
 from dora_core.spec import NormAxis
 from dora_core.state import AdapterState
 from dora_core.tensorfile import write_tensors
+from trainer.failures import ExplainedError
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,23 @@ TARGETS: Mapping[str, ExportTarget] = {
 }
 
 
-class UnprovenError(Exception):
+class UnprovenError(ExplainedError):
     """A file that its own consumer would not render as trained; it was not published. `report` has the numbers."""
+
+    category = "unproven file"
 
     def __init__(self, report: ParityReport) -> None:
         self.report = report
         missing = f" It lacks {len(report.missing)} layers, first {report.missing[0]}." if report.missing else ""
-        super().__init__(f"{report.headline}{missing} No file was written.")
+        super().__init__(
+            f"{report.headline}{missing} No file was written.", "Export with the target diff, which holds any adapter."
+        )
+
+
+class WrongTargetError(ExplainedError):
+    """A kind of file that cannot hold this kind of adapter."""
+
+    category = "bad settings"
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ def export_adapter(
     """Publish `state` at `path` and the report beside it, if the file passes; else UnprovenError, and no file.
 
     `base` gives W0 by neutral name, and may read it when asked. Factors are float16; where that costs too much,
-    float32. Raises ValueError where the target cannot hold the adapter, FileFormatError where it does not fit.
+    float32. Raises WrongTargetError where the target cannot hold it, FileFormatError where it does not fit.
     """
     path = Path(path)
     check_target(state, target)
@@ -136,12 +147,14 @@ class _Draft:
 
 
 def check_target(state: AdapterState, target: ExportTarget) -> None:
-    """ValueError where `target` cannot hold an adapter of this kind, with the targets that can."""
+    """Raises WrongTargetError where `target` cannot hold an adapter of this kind; it names the targets that can."""
     if state.norm_axis in target.axes:
         return
     kind = "plain LoRA" if state.norm_axis is None else f"DoRA on the {state.norm_axis} axis"
     others = [f"{other.name} ({other.renders_in})" for other in TARGETS.values() if state.norm_axis in other.axes]
-    raise ValueError(f"target {target.name} cannot hold a {kind}; choose one of: {'; '.join(others)}")
+    raise WrongTargetError(
+        f"The target {target.name} cannot hold a {kind}.", f"Choose one of these: {'; '.join(others)}."
+    )
 
 
 def report_path(path: str | os.PathLike[str]) -> Path:

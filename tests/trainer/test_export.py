@@ -24,7 +24,7 @@ from dora_core.state import AdapterState, LayerWeights
 from tests.adapters import RANK, random_adapter, random_weights, small_modules
 from tests.pipelines import latents_of, tiny_sd1_pipeline
 from trainer.base_weights import BaseModel, open_base
-from trainer.export import TARGETS, UnprovenError, check_target, export_adapter, report_path
+from trainer.export import TARGETS, UnprovenError, WrongTargetError, check_target, export_adapter, report_path
 from trainer.merged_pipeline import export_merged
 
 NAMES = ["unet.conv_in", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
@@ -67,11 +67,11 @@ def test_every_target_is_proven_for_every_kind_of_adapter_that_it_takes(
 
 
 def test_a_target_that_cannot_hold_the_adapter_names_those_that_can(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot hold a DoRA on the output axis; choose one of: comfyui-compensated"):
+    with pytest.raises(WrongTargetError, match=r"DoRA on the output axis\. Choose one of these: comfyui-compensated"):
         exported(tmp_path, "output", "comfyui")
-    with pytest.raises(ValueError, match="cannot hold a DoRA on the input axis"):
+    with pytest.raises(WrongTargetError, match="cannot hold a DoRA on the input axis"):
         check_target(AdapterState({}, "input"), TARGETS["diffusers"])
-    with pytest.raises(ValueError, match="cannot hold a plain LoRA"):
+    with pytest.raises(WrongTargetError, match="cannot hold a plain LoRA"):
         check_target(AdapterState({}), TARGETS["comfyui-compensated"])
     assert list(tmp_path.iterdir()) == []
 
