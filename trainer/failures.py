@@ -134,14 +134,14 @@ ROWS = (
         "A picture is damaged: {text}.", "Take it out of the folder, or copy it again from where it came from.",
     ),
     Row(
-        "bad model file", "UnpicklingError", "", "A model file is a pickle, which could run any program: {text}.",
+        "bad model file", "UnpicklingError", "", "A model file is a pickle, which could run any program.",
         "Use the .safetensors file of the model; most model pages offer one.",
     ),
     Row(
         "bad model file", "SafetensorError", "", "A model file is damaged or was not loaded to its end: {text}.",
         "Download it again and compare its size with the one on the model's page.",
     ),
-    Row("bad model file", "FileFormatError", "", "{all}", "Choose another file."),
+    Row("bad model file", "FileFormatError", "", "A file is not what it should be: {all}", "Choose another file."),
     Row(
         "bad model file", "RuntimeError", r"Error\(s\) in loading state_dict|size mismatch for",
         "The base model does not fit its family: {text}", "Check model.base with `dora-studio inspect`.",
@@ -171,7 +171,7 @@ ROWS = (
     Row(
         "card", "",
         r"Torch not compiled with CUDA|no NVIDIA driver|driver version is insufficient|driver on your system",
-        "torch cannot use the graphics card: {text}.", DRIVER,
+        "PyTorch cannot use the graphics card: {text}.", DRIVER,
     ),
     Row(
         "card", "", r"CUDA error|cuDNN error|CUBLAS_STATUS|CUDA driver error",
@@ -182,7 +182,7 @@ ROWS = (
         "killed", "RuntimeError", r"DataLoader worker .* is killed",
         "The system killed a part of the run, most likely for lack of memory.", "Close other programs, then resume.",
     ),
-    Row("busy", "RunBusyError LockHeldError", "", "{text}.", "`dora-studio queue list` shows what is running."),
+    Row("busy", "RunBusyError LockHeldError", "", "In use: {text}.", "`dora-studio queue list` shows what is running."),
     Row(
         "bad settings", "ConfigError ValidationError TOMLDecodeError", "", "The settings are not valid: {all}",
         "Correct what is named; `dora-studio plan` lists every problem at once.",

@@ -59,9 +59,9 @@ def run(queue: Queue, job: Job) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every failure becomes a sentence and a fix
         failure = classify(error)
         print(failure.trace, file=sys.stderr)
-        _write_outcome(queue.outcome_file(job), 1, failure)
+        write_outcome(queue.outcome_file(job), 1, failure)
         return 1
-    _write_outcome(queue.outcome_file(job), 0, Failure("", "", ""))
+    write_outcome(queue.outcome_file(job), 0, Failure("", "", ""))
     return 0
 
 
@@ -99,7 +99,7 @@ def output_to(path: Path) -> Generator[None, None, None]:
             os.close(descriptor)
 
 
-def _write_outcome(path: Path, code: int, failure: Failure) -> None:
+def write_outcome(path: Path, code: int, failure: Failure) -> None:
     path.parent.mkdir(exist_ok=True)
     outcome = Outcome(at=time.time(), code=code, sentence=failure.sentence, fix=failure.fix, trace=failure.trace)
     with atomic_write(path) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 import unicodedata
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -54,11 +55,15 @@ class RunDir:
         """A new run directory with these files in it, which appears under `root` whole or not at all."""
         final = root / f"{datetime.now(UTC):%Y-%m-%d-%H%M}-{slug(name)}-{secrets.token_hex(2)}"
         temporary = root / f"{UNFINISHED}{final.name}"
-        for folder in ("control", "samples", "checkpoints", "exports", "grids"):
-            (temporary / folder).mkdir(parents=True)
-        for file, data in files.items():
-            (temporary / file).write_bytes(data)
-        return RunDir(temporary.rename(final))
+        try:
+            for folder in ("control", "samples", "checkpoints", "exports", "grids"):
+                (temporary / folder).mkdir(parents=True)
+            for file, data in files.items():
+                (temporary / file).write_bytes(data)
+            return RunDir(temporary.rename(final))
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
     @property
     def id(self) -> str:

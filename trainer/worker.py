@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -56,7 +57,9 @@ def ensure_worker(home: Home) -> bool:
     """Start a worker that outlives this process, unless there is one. True when it was started."""
     if locks.is_locked(home.worker_lock):
         return False
-    spawn([sys.executable, "-m", "trainer.worker", "--home", str(home.path)], home.worker_log, {})
+    worker = spawn([sys.executable, "-m", "trainer.worker", "--home", str(home.path)], home.worker_log, {})
+    # Waited for, or it would stay in the system's list as a zombie until this process ends.
+    threading.Thread(target=worker.wait, daemon=True).start()
     return True
 
 
