@@ -18,6 +18,18 @@ import torch
 from torch import Tensor
 
 from dora_core.layouts import Layout
+from dora_core.rendering import (
+    A1111,
+    COMFYUI,
+    DIFFUSERS,
+    FORGE,
+    INVOKEAI,
+    LYCORIS,
+    PEFT,
+    SDCPP,
+    SDNEXT,
+    SDSCRIPTS,
+)
 
 Formula = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
@@ -147,10 +159,10 @@ _KOHYA_AND_DIFF: frozenset[Layout] = frozenset({"kohya", "kohya-compensated", "d
 _F16, _BF16 = torch.float16, torch.bfloat16
 
 CONSUMERS: tuple[Consumer, ...] = (
-    Consumer("comfyui", "ComfyUI", "float32", comfyui, _KOHYA_AND_DIFF),
+    Consumer("comfyui", COMFYUI, "float32", comfyui, _KOHYA_AND_DIFF),
     Consumer(
         "comfyui-fp16",
-        "ComfyUI",
+        COMFYUI,
         "on a GPU: the weight is patched in float16",
         comfyui,
         _KOHYA_AND_DIFF,
@@ -160,7 +172,7 @@ CONSUMERS: tuple[Consumer, ...] = (
     ),
     Consumer(
         "comfyui-bf16",
-        "ComfyUI",
+        COMFYUI,
         "low VRAM with a bfloat16 model",
         comfyui,
         _KOHYA_AND_DIFF,
@@ -169,20 +181,20 @@ CONSUMERS: tuple[Consumer, ...] = (
         result_dtype=_BF16,
         tolerance=5e-2,
     ),
-    Consumer("forge", "Forge, reForge", "float32", comfyui, _KOHYA_AND_DIFF),
+    Consumer("forge", FORGE, "float32", comfyui, _KOHYA_AND_DIFF),
     Consumer(
         "forge-fp16",
-        "Forge, reForge",
+        FORGE,
         "float16 model, patched in float32",
         comfyui,
         _KOHYA_AND_DIFF,
         result_dtype=_F16,
         tolerance=5e-2,
     ),
-    Consumer("a1111", "A1111 >= 1.10", "float32", input_axis_only, _KOHYA_AND_DIFF),
+    Consumer("a1111", A1111, "float32", input_axis_only, _KOHYA_AND_DIFF),
     Consumer(
         "a1111-fp16",
-        "A1111 >= 1.10",
+        A1111,
         "on a GPU: everything in float16",
         input_axis_only,
         _KOHYA_AND_DIFF,
@@ -191,10 +203,10 @@ CONSUMERS: tuple[Consumer, ...] = (
         result_dtype=_F16,
         tolerance=5e-2,
     ),
-    Consumer("sdnext", "SD.Next", "float32", axis_by_shape, _KOHYA_AND_DIFF),
+    Consumer("sdnext", SDNEXT, "float32", axis_by_shape, _KOHYA_AND_DIFF),
     Consumer(
         "sdnext-bf16",
-        "SD.Next",
+        SDNEXT,
         "bfloat16 model",
         axis_by_shape,
         _KOHYA_AND_DIFF,
@@ -203,11 +215,11 @@ CONSUMERS: tuple[Consumer, ...] = (
         result_dtype=_BF16,
         tolerance=5e-2,
     ),
-    Consumer("invokeai", "InvokeAI", "float32", input_axis_only, _KOHYA_AND_DIFF),
-    Consumer("lycoris", "LyCORIS", "module built with the file's axis", lycoris, _KOHYA, interpolates=False),
-    Consumer("diffusers", "diffusers, PEFT", "file in PEFT's layout", peft, frozenset({"peft"}), interpolates=False),
-    Consumer("diffusers-kohya", "diffusers", "kohya file: drops dora_scale", plain, _KOHYA),
-    Consumer("sdcpp", "stable-diffusion.cpp", "knows no dora_scale", plain, _KOHYA_AND_DIFF),
-    Consumer("plain", "sd-scripts, forge-classic, ComfyUI's bypass node", "know no dora_scale", plain, _KOHYA),
+    Consumer("invokeai", INVOKEAI, "float32", input_axis_only, _KOHYA_AND_DIFF),
+    Consumer("lycoris", LYCORIS, "module built with the file's axis", lycoris, _KOHYA, interpolates=False),
+    Consumer("diffusers", PEFT, "file in PEFT's layout", peft, frozenset({"peft"}), interpolates=False),
+    Consumer("diffusers-kohya", DIFFUSERS, "kohya file: drops dora_scale", plain, _KOHYA),
+    Consumer("sdcpp", SDCPP, "knows no dora_scale", plain, _KOHYA_AND_DIFF),
+    Consumer("plain", SDSCRIPTS, "know no dora_scale", plain, _KOHYA),
 )
 BY_KEY = {consumer.key: consumer for consumer in CONSUMERS}

@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping
 from dora_core.families import ModelModules, UnetNaming
 from dora_core.keymap import kohya_map
 from dora_core.layouts import AdapterInfo
+from dora_core.rendering import A1111, DIFFUSERS, FORGE, INVOKEAI, SDNEXT
 
 # Names in diffusers' style that the mapper loses although it knows the style; of SDXL only.
 _LOST: Mapping[str, frozenset[str]] = {
-    "A1111 >= 1.10": frozenset(
+    A1111: frozenset(
         {
             "lora_unet_add_embedding_linear_1",
             "lora_unet_add_embedding_linear_2",
@@ -22,7 +23,7 @@ _LOST: Mapping[str, frozenset[str]] = {
         }
     ),
     # both fall onto one name
-    "diffusers": frozenset({"lora_unet_add_embedding_linear_1", "lora_unet_add_embedding_linear_2"}),
+    DIFFUSERS: frozenset({"lora_unet_add_embedding_linear_1", "lora_unet_add_embedding_linear_2"}),
 }
 _FORGE_LIMIT = 12  # keys that Forge puts up with before it refuses the whole file
 
@@ -33,11 +34,11 @@ def unresolved_modules(program: str, info: AdapterInfo, modules: ModelModules) -
     if info.layout == "peft":  # whose names are those of the modules themselves, `text_model.` or not
         return frozenset()
     unknown = names - _known(program, modules) - _tolerated(program, names)
-    if program == "A1111 >= 1.10":
+    if program == A1111:
         unknown |= _incomplete_attention(names, modules)
-    if program == "InvokeAI" and _mixes_namings(names, modules):
+    if program == INVOKEAI and _mixes_namings(names, modules):
         return names
-    if program == "Forge, reForge" and sum(len(info.modules[name].keys) for name in unknown) > _FORGE_LIMIT:
+    if program == FORGE and sum(len(info.modules[name].keys) for name in unknown) > _FORGE_LIMIT:
         return names
     return unknown
 
@@ -45,7 +46,7 @@ def unresolved_modules(program: str, info: AdapterInfo, modules: ModelModules) -
 def _known(program: str, modules: ModelModules) -> frozenset[str]:
     # InvokeAI matches SD1's and SD2's names with its own modules, which are diffusers'
     namings: tuple[UnetNaming, ...] = ("diffusers", "sgm")
-    if program == "InvokeAI" and modules.family.unet_naming == "diffusers":
+    if program == INVOKEAI and modules.family.unet_naming == "diffusers":
         namings = ("diffusers",)
     known = frozenset[str]().union(*(kohya_map(modules, naming).from_file for naming in namings))
     return known - _LOST[program] if program in _LOST and modules.family.unet_naming == "sgm" else known
@@ -53,7 +54,7 @@ def _known(program: str, modules: ModelModules) -> frozenset[str]:
 
 def _tolerated(program: str, names: Collection[str]) -> frozenset[str]:
     """Text-encoder names without ``text_model``, as trainers on transformers 5.6 and later write them by mistake."""
-    if program not in ("diffusers", "SD.Next"):
+    if program not in (DIFFUSERS, SDNEXT):
         return frozenset()
     return frozenset(name for name in names if name.startswith("lora_te") and "_text_model_" not in name)
 

@@ -21,6 +21,7 @@ from dora_core.layouts import NAME_ENDINGS, Layout
 from dora_core.metadata import OWN_PREFIX, About
 from dora_core.parity import check_parity, intended_by_state, read_stored
 from dora_core.parity_report import ParityReport
+from dora_core.rendering import rendering
 from dora_core.spec import NormAxis
 from dora_core.state import AdapterState
 from dora_core.tensorfile import write_tensors
@@ -29,17 +30,21 @@ from trainer.failures import ExplainedError
 
 @dataclass(frozen=True)
 class ExportTarget:
-    """A kind of file that we offer: its layout, the consumer that it has to be exact for, where else it is right."""
+    """A kind of file that we offer: its layout, and the consumer that it has to be exact for."""
 
     name: str
     layout: Layout
     consumer: str  # key in dora_core.consumers
     axes: frozenset[NormAxis | None]  # None: LoRA
-    renders_in: str
 
     @property
     def ending(self) -> str:
         return NAME_ENDINGS[self.layout]
+
+    def renders_in(self, axis: NormAxis | None) -> str:
+        """Where the file of such an adapter renders as trained, in words."""
+        where = rendering(self.layout, axis)
+        return f"{'; '.join(where.exact)} ({where.condition})"
 
 
 _LORA: frozenset[NormAxis | None] = frozenset({None})
@@ -49,29 +54,11 @@ _INPUT: frozenset[NormAxis | None] = frozenset({"input"})
 TARGETS: Mapping[str, ExportTarget] = {
     target.name: target
     for target in (
-        ExportTarget(
-            "comfyui",
-            "kohya",
-            "comfyui",
-            _LORA | _INPUT,
-            "ComfyUI, Forge, reForge, A1111 1.10, SD.Next and InvokeAI, at every strength",
-        ),
-        ExportTarget(
-            "comfyui-compensated",
-            "kohya-compensated",
-            "comfyui",
-            _OUTPUT,
-            "today's ComfyUI and Forge on this base model, and nowhere else",
-        ),
-        ExportTarget("lycoris", "kohya", "lycoris", _LORA | _INPUT | _OUTPUT, "LyCORIS 3.2 and later, SD.Next"),
-        ExportTarget("diffusers", "peft", "diffusers", _LORA | _OUTPUT, "diffusers and PEFT, at strength 1"),
-        ExportTarget(
-            "diff",
-            "diff",
-            "comfyui",
-            _LORA | _INPUT | _OUTPUT,
-            "ComfyUI, Forge, A1111, SD.Next, InvokeAI and stable-diffusion.cpp; as large as the model",
-        ),
+        ExportTarget("comfyui", "kohya", "comfyui", _LORA | _INPUT),
+        ExportTarget("comfyui-compensated", "kohya-compensated", "comfyui", _OUTPUT),
+        ExportTarget("lycoris", "kohya", "lycoris", _LORA | _INPUT | _OUTPUT),
+        ExportTarget("diffusers", "peft", "diffusers", _LORA | _OUTPUT),
+        ExportTarget("diff", "diff", "comfyui", _LORA | _INPUT | _OUTPUT),
     )
 }
 
@@ -151,7 +138,11 @@ def check_target(state: AdapterState, target: ExportTarget) -> None:
     if state.norm_axis in target.axes:
         return
     kind = "plain LoRA" if state.norm_axis is None else f"DoRA on the {state.norm_axis} axis"
-    others = [f"{other.name} ({other.renders_in})" for other in TARGETS.values() if state.norm_axis in other.axes]
+    others = [
+        f"{other.name} for {other.renders_in(state.norm_axis)}"
+        for other in TARGETS.values()
+        if state.norm_axis in other.axes
+    ]
     raise WrongTargetError(
         f"The target {target.name} cannot hold a {kind}.", f"Choose one of these: {'; '.join(others)}."
     )

@@ -18,6 +18,7 @@ from dora_core.keymap import kohya_map
 from dora_core.layouts import NAME_ENDINGS, Layout
 from dora_core.parity import check_parity, intended_by_file, intended_by_state, read_stored
 from dora_core.parity_report import ParityReport, number, share
+from dora_core.rendering import WHERE, rendering
 from dora_core.spec import NormAxis
 from dora_core.state import AdapterState
 from tests.adapters import random_adapter, random_weights, small_modules
@@ -121,6 +122,17 @@ def test_a_plain_lora_is_right_everywhere_at_every_strength(tmp_path: Path, layo
     assert report.passed
     assert set(verdicts(report).values()) == {"exact", "unread"}
     assert all(len(parity.compared) == 2 for parity in report.consumers if parity.strengths)
+
+
+@pytest.mark.parametrize(("layout", "axis"), WHERE)
+def test_what_is_said_of_a_kind_of_file_is_what_the_formulas_give(
+    tmp_path: Path, layout: Layout, axis: NormAxis | None
+) -> None:
+    report = report_of(tmp_path, axis, layout)
+    said = rendering(layout, axis)
+    rows = [parity for parity in report.consumers if not parity.consumer.is_half]
+    assert set(said.exact) == {parity.consumer.program for parity in rows if parity.verdict == "exact"}
+    assert set(said.wrong) == {parity.consumer.program for parity in rows if parity.verdict == "wrong"}
 
 
 def test_half_precision_is_judged_against_what_rounding_costs_anyway(tmp_path: Path) -> None:
