@@ -70,6 +70,7 @@ def _full_spellings(modules: ModelModules) -> Iterator[tuple[str, str]]:
         yield f"base_model.model.{name}", name  # PEFT around a pipeline's models
         if _component(name) == "unet":
             yield path, name  # OneTrainer, original format
+            yield f"lycoris_{name.removeprefix('unet.')}".replace(".", "_"), name  # LyCORIS around any model
             yield f"base_model.model.{name.removeprefix('unet.')}", name  # PEFT around the UNet alone
 
 

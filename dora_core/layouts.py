@@ -63,20 +63,34 @@ class FileModule:
     keys: Mapping[Role, str]
     shapes: Mapping[Role, Shape]
 
-    @property
-    def rank(self) -> int:
-        return self.shapes["down" if "mid" not in self.shapes else "mid"][0]
+    def described(self, role: Role) -> str:
+        return f"{self.keys[role]} {list(self.shapes[role])}"
 
     @property
-    def down_shape(self) -> Shape:
-        """(rank, in[, kh, kw]), a Tucker core folded in: down (r2, in, 1, 1) and mid (rank, r2, kh, kw)."""
-        down = self.shapes["down"]
-        return down if "mid" not in self.shapes else (self.rank, down[1], *self.shapes["mid"][2:])
+    def rank(self) -> int:
+        return self.shapes["up"][1]
 
     @property
     def weight_shape(self) -> Shape:
-        """The shape of the weight that this module adapts."""
-        return self.shapes["diff"] if "diff" in self.shapes else (self.shapes["up"][0], *self.down_shape[1:])
+        """The shape of the weight that this module adapts. A Tucker core, where there is one, holds the kernel."""
+        if "diff" in self.shapes:
+            return self.shapes["diff"]
+        kernel = self.shapes.get("mid", self.shapes["down"])[2:]
+        return (self.shapes["up"][0], self.shapes["down"][1], *kernel)
+
+    def possible_shapes(self) -> dict[Role, tuple[Shape, ...]]:
+        """What the shapes of the parts can be, given the outer sizes of `up` and `down`."""
+        (out, rank, *_), (_, inputs, *kernel) = self.shapes["up"], self.shapes["down"]
+        ones = (1,) * len(kernel)
+        core_rank, core_kernel = (rank, kernel) if "mid" not in self.shapes else (self.shapes["mid"][1], ones)
+        return {
+            "up": ((out, rank, *ones),),
+            "mid": ((rank, core_rank, *self.weight_shape[2:]),),
+            "down": ((core_rank, inputs, *core_kernel),),
+            "alpha": ((), (1,)),
+            "dora_scale": (magnitude_shape(self.weight_shape, "input"), magnitude_shape(self.weight_shape, "output")),
+            "peft_magnitude": ((out,), (1, out, *ones)),
+        }
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,7 @@ def inspect_adapter(path: str | PathLike[str]) -> AdapterInfo:
 def inspect_header(header: Header) -> AdapterInfo:
     modules = _modules(header.shapes)
     _check_complete(modules)
+    _check_shapes(modules)
     return AdapterInfo(
         layout=_layout(modules, header.metadata),
         norm_axis=_norm_axis(modules),
@@ -178,14 +193,38 @@ def _check_complete(modules: Mapping[str, FileModule]) -> None:
     mixed = [name for name, module in modules.items() if "diff" in module.keys and len(module.keys) > 1]
     if missing or mixed or 0 < len(differences) < len(modules):
         raise FileFormatError("the adapter is incomplete or mixes two kinds", missing=missing, unexpected=mixed)
-    wrong = [
-        f"{module.keys[role]} {list(shape)}"
+
+
+def _check_shapes(modules: Mapping[str, FileModule]) -> None:
+    weights: tuple[Role, ...] = ("up", "down", "mid", "diff")
+    flat = [
+        module.described(role)
         for module in modules.values()
-        for role, shape in module.shapes.items()
-        if role in ("down", "up", "mid", "diff") and len(shape) not in (2, 4)
+        for role in weights
+        if len(module.shapes.get(role, (0, 0))) not in (2, 4)
     ]
+    if flat:
+        raise FileFormatError("weights of Linear and Conv2d layers have 2 or 4 dimensions", wrong_shape=flat)
+    wrong = {
+        module.described(role): role
+        for module in modules.values()
+        if "diff" not in module.shapes
+        for role, possible in module.possible_shapes().items()
+        if role in module.shapes and module.shapes[role] not in possible
+    }
     if wrong:
-        raise FileFormatError("weights of Linear and Conv2d layers have 2 or 4 dimensions", wrong_shape=wrong)
+        one_dimensional = any(len(module.shapes.get("dora_scale", (0, 0))) == 1 for module in modules.values())
+        raise FileFormatError(_WHY_NOT_FLAT if one_dimensional else _WHY_WRONG, wrong_shape=wrong)
+
+
+_WHY_NOT_FLAT = (
+    "the file has one-dimensional dora_scales: without the dimensions of size 1 nothing tells their norm axis, "
+    "programs read them differently, and no convolution can use them. Export it again with full dimensions"
+)
+_WHY_WRONG = (
+    "parts of a layer do not fit each other: up and down share the rank, and a dora_scale has the dimensions of the "
+    "weight, all of size 1 but the first (output axis) or the second (input axis)"
+)
 
 
 def _layout(modules: Mapping[str, FileModule], metadata: Mapping[str, str]) -> Layout | Literal["other"]:
@@ -203,37 +242,15 @@ def _layout(modules: Mapping[str, FileModule], metadata: Mapping[str, str]) -> L
 
 def _norm_axis(modules: Mapping[str, FileModule]) -> NormAxis | None:
     """The one axis of all magnitudes, told from their shapes. PEFT's layout knows the output axis only."""
-    axes: dict[NormAxis, str] = {}
-    wrong: list[str] = []
+    keys: dict[NormAxis, str] = {}
     for module in modules.values():
         if "peft_magnitude" in module.shapes:
-            axes["output"] = module.keys["peft_magnitude"]
+            keys["output"] = module.keys["peft_magnitude"]
         elif "dora_scale" in module.shapes:
-            fitting = _fitting_axes(module)
-            if not fitting:
-                wrong.append(f"{module.keys['dora_scale']} {list(module.shapes['dora_scale'])}")
-            if len(fitting) == 1:  # both fit a weight of one number
-                axes[fitting[0]] = module.keys["dora_scale"]
-    if wrong:
-        raise FileFormatError(_why_wrong(modules), wrong_shape=wrong)
-    if len(axes) == 2:
+            is_input = module.shapes["dora_scale"] == magnitude_shape(module.weight_shape, "input")
+            keys["input" if is_input else "output"] = module.keys["dora_scale"]
+    if len(keys) == 2:
         raise FileFormatError(
-            f"the file mixes both norm axes: {axes['input']} is of the input axis, {axes['output']} of the output axis"
+            f"the file mixes both norm axes: {keys['input']} is of the input axis, {keys['output']} of the output axis"
         )
-    return next(iter(axes), None)
-
-
-def _fitting_axes(module: FileModule) -> list[NormAxis]:
-    axes: tuple[NormAxis, ...] = ("input", "output")
-    return [axis for axis in axes if module.shapes["dora_scale"] == magnitude_shape(module.weight_shape, axis)]
-
-
-def _why_wrong(modules: Mapping[str, FileModule]) -> str:
-    if any(len(module.shapes.get("dora_scale", (0, 0))) == 1 for module in modules.values()):
-        return (
-            "the file has one-dimensional dora_scales: without the dimensions of size 1 nothing tells their norm axis, "
-            "programs read them differently, and no convolution can use them. Export it again with full dimensions"
-        )
-    return (
-        "a dora_scale has the dimensions of the weight, all of size 1 but the first (output axis) or the second (input)"
-    )
+    return next(iter(keys), None)
