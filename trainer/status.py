@@ -158,7 +158,8 @@ def _after(status: RunStatus, event: Event) -> RunStatus:
         case Resumed():
             return replace(status, state="training", message="Training")
         case Failed():
-            return replace(status, state="failed", message=event.sentence, fix=event.fix)
+            state = "stopped" if event.category == "stopped" else "failed"  # Ctrl-C is no failure
+            return replace(status, state=state, message=event.sentence, fix=event.fix)
         case Finished():
             return replace(status, state="finished", step=event.step, message="Finished")
         case _:

@@ -62,6 +62,7 @@ KILLED = ExitRecord(at=103, code=-9, sentence="Killed by the system.", fix="Clos
         ([BEGUN, TRAINING, Stopped(step=3)], FREE, "stopped", "step 3"),
         ([BEGUN, Failed(at=102, sentence="No memory.", fix="Less.")], FREE, "failed", "No memory."),
         ([BEGUN, Failed(at=102, sentence="No memory.", fix="Less.")], Outside(exit=KILLED), "failed", "No memory."),
+        ([BEGUN, TRAINING, Failed(category="stopped", sentence="Stopped by Ctrl-C.")], FREE, "stopped", "Ctrl-C"),
         ([BEGUN, TRAINING, Finished(step=50)], FREE, "finished", "Finished"),
         # the lock is free and nobody said goodbye
         ([BEGUN], FREE, "interrupted", "without a word"),
