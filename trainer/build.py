@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 
 from dora_core.adapter import Adapter
-from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS
 from dora_core.injection import inject
-from dora_core.spec import AdapterSpec
+from trainer.adapter_specs import adapter_specs
 from trainer.components import Components
 from trainer.compute import Compute
-from trainer.config import AdapterConfig, DataConfig, PriorConfig, RunConfig
-from trainer.data.buckets import make_buckets
+from trainer.config import DataConfig, PriorConfig, RunConfig
+from trainer.data.buckets import Bucket, make_buckets
 from trainer.data.captions import read_captions
 from trainer.data.dataset import BatchOrder, Dataset, Example, Purpose, bucket_groups, make_examples
 from trainer.data.latents import LatentCache
@@ -83,34 +82,11 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
     )
 
 
-def adapter_spec(adapter: AdapterConfig, part: str) -> AdapterSpec:
-    """What to adapt in one part of the pipeline; the user's own globs are about the UNet."""
-    if part == "unet":
-        include, exclude = adapter.include or UNET_TARGETS[adapter.targets], adapter.exclude
-    else:
-        include, exclude = TEXT_ENCODER_TARGETS[adapter.targets], ()
-    return AdapterSpec(
-        kind=adapter.kind,
-        norm_axis=adapter.norm_axis,
-        norm_gradient=adapter.norm_gradient,
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        conv_rank=adapter.conv_rank if part == "unet" else None,
-        rank_stabilised=adapter.rank_stabilised,
-        dropout=adapter.dropout,
-        include=include,
-        exclude=exclude,
-    )
-
-
 def inject_adapters(config: RunConfig, components: Components) -> dict[str, Adapter]:
     """An adapter per trained part. The start of a layer depends on the seed, the part and the layer's name alone."""
-    parts = ["unet", *(components.text_encoders if config.adapter.text_encoder else ())]
     return {
-        part: inject(
-            components.models[part], adapter_spec(config.adapter, part), seed=seed_of(config.train.seed, part, "start")
-        )
-        for part in parts
+        part: inject(components.models[part], spec, seed=seed_of(config.train.seed, part, "start"))
+        for part, spec in adapter_specs(config.adapter, components.family).items()
     }
 
 
@@ -233,7 +209,7 @@ def _flattened(values: dict[str, object], prefix: str = "") -> dict[str, object]
     return flat
 
 
-def _buckets(data: DataConfig):
+def _buckets(data: DataConfig) -> tuple[Bucket, ...]:
     return make_buckets(data.resolution_px, data.bucket_step_px, data.bucket_ratio)
 
 

@@ -21,10 +21,8 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from dora_core.errors import FileFormatError
-from dora_core.families import FAMILIES, Family, detect_family
-from dora_core.header import read_header
-from trainer.base_files import PICKLE_ENDINGS, locate, pickle_refusal
-from trainer.base_weights import open_base
+from dora_core.families import Family
+from trainer.base_files import locate, look_up
 from trainer.config import ModelConfig
 from trainer.diffusion import NoiseSchedule, noise_schedule
 
@@ -105,11 +103,14 @@ def load_components(
 
     FileFormatError where `model.base` is nothing that can be used, with what to do.
     """
-    path = locate_base(model.base, model.revision)
-    family = base_family(path)
+    path = locate(model.base) or _fetch(model.base, model.revision)
+    family = look_up(str(path)).family
+    assert family is not None  # as its files are here
     pipeline = _load_folder(path, family, dtype) if path.is_dir() else _load_file(path, family, dtype)
     if model.vae is not None:
-        pipeline.register_modules(vae=AutoencoderKL.from_pretrained(locate_base(model.vae), use_safetensors=True))
+        pipeline.register_modules(
+            vae=AutoencoderKL.from_pretrained(locate(model.vae) or model.vae, use_safetensors=True)
+        )
     elif path.is_file():
         pipeline.vae.to(torch.float32)  # a file is loaded in one precision
     _set_schedule(pipeline, model)
@@ -121,34 +122,8 @@ def load_components(
     return components
 
 
-def locate_base(base: str, revision: str | None = None) -> Path:
-    """The folder or file that `base` names; a name on the hub is downloaded once, its .safetensors files only."""
-    return locate(base) or _download(base, revision)
-
-
-def base_family(path: Path) -> Family:
-    """Told from the headers of the weights, without loading them; FileFormatError for an adapter or another model."""
-    if path.is_dir():
-        _refuse_pickles(path)
-        return open_base(path).modules.family
-    header = read_header(path)
-    detection = detect_family(header.shapes, header.metadata)
-    if detection is None:
-        raise FileFormatError(f"{path} is a checkpoint of none of {', '.join(FAMILIES)}: give another base model")
-    if not any(key.startswith("model.diffusion_model.") for key in header.shapes):
-        raise FileFormatError(f"{path} holds no UNet (an adapter?): give the whole checkpoint as base model")
-    return FAMILIES[detection.family]
-
-
-def _refuse_pickles(folder: Path) -> None:
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        inside = folder / part
-        pickles = [file for ending in PICKLE_ENDINGS for file in sorted(inside.glob(f"*{ending}"))]
-        if pickles and not any(inside.glob("*.safetensors")):
-            raise FileFormatError(pickle_refusal(pickles[0]))
-
-
-def _download(name: str, revision: str | None) -> Path:
+def _fetch(name: str, revision: str | None) -> Path:
+    """A copy of the model on the hub, its .safetensors files only, downloaded once."""
     try:
         return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
