@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from trainer.events import (
+    Event,
     EventLog,
     Failed,
     Finished,
@@ -128,9 +130,23 @@ def test_of_a_step_that_was_done_twice_the_later_row_counts() -> None:
     assert {step: row.loss for step, row in last_values(rows).items()} == {1: 0.1, 2: 0.4, 3: 0.3}
 
 
+def test_the_readme_has_every_kind_of_event_and_every_field() -> None:
+    readme = (ROOT / "trainer" / "README.md").read_text()
+    section = readme.partition("### Events and metrics")[2].partition("\n### ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    documented = {kind.strip(" `"): set(row[2].split()) for row in rows for kind in row[1].split(",")}
+    event_types = get_args(get_args(Event)[0])
+    assert len(event_types) == len(documented) > 10
+    for event_type in event_types:
+        fields = event_type.model_fields.keys() - {"v", "at", "kind"}
+        assert documented[event_type.model_fields["kind"].default] == {f"`{name}`" for name in fields}
+    assert all(f"`{name}`" in section for name in StepMetrics.model_fields)
+
+
 WRITER = """
 import sys
 from pathlib import Path
+from typing import get_args
 from trainer.events import EventLog, Phase, MetricsLog, StepMetrics
 events, metrics = EventLog(Path(sys.argv[1])), MetricsLog(Path(sys.argv[2]))
 for number in range(1500):
