@@ -54,4 +54,4 @@ def _kill_after(child: int, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)  # a child that has ended waits to be asked for its code: nobody else can be hit
