@@ -1,6 +1,6 @@
 """How many bytes a forward pass keeps for backward, and how many are alive at the worst moment of a step.
 
-Both counts are exact and the same on every machine; on the meta device they need no memory, so that a model of full size
+Both counts are exact and the same on every machine. On the meta device they need no memory, so that a model of full size
 can be counted anywhere.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,20 +22,31 @@ from torch.utils._pytree import tree_leaves
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes of the storages that autograd keeps for the backward of `forward`, each counted once.
+    """Bytes of the storages that the graph behind the result of `forward` keeps for backward, each counted once.
 
     Parameters and buffers of `model` do not count: they are there anyway. On the meta device attention counts as a flash
     kernel does, which keeps its operands and its output.
     """
-    saved: set[UntypedStorage] = set()
+    kept: weakref.WeakSet[_Saved] = weakref.WeakSet()  # a graph that nothing needs any more has let go of its own
 
-    def keep(tensor: Tensor) -> Tensor:
-        saved.add(tensor.untyped_storage())
-        return tensor
+    def keep(tensor: Tensor) -> _Saved:
+        saved = _Saved(tensor)
+        kept.add(saved)
+        return saved
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor), FlashAttention():
-        forward()
-    return sum(storage.nbytes() for storage in saved - _storages((*model.parameters(), *model.buffers())))
+    with saved_tensors_hooks(keep, lambda saved: saved.tensor), FlashAttention():
+        result = forward()
+    own = _storages((*model.parameters(), *model.buffers()))
+    counted = sum(storage.nbytes() for storage in _storages(saved.tensor for saved in kept) - own)
+    del result  # held until here, and with it the graph
+    return counted
+
+
+@dataclass(frozen=True, eq=False)
+class _Saved:
+    """What a graph holds instead of a tensor."""
+
+    tensor: Tensor
 
 
 class LiveBytes(TorchDispatchMode):

@@ -1,0 +1,136 @@
+"""What was measured, on which machine and how, as JSON and as Markdown tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from trainer.bench.timing import Timing
+
+Cell = str | float
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    format: str = ""  # of the numbers in it, as in an f-string
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Read when the measurement begins."""
+
+    processor: str
+    threads: int
+    load: tuple[float, ...]  # average number of busy processes over 1, 5 and 15 minutes; empty where the system keeps none
+    gpu: str | None
+    versions: Mapping[str, str]
+    started: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+
+
+@dataclass(frozen=True)
+class Report:
+    command: str
+    machine: Machine
+    tables: tuple[Table, ...]
+
+    def markdown(self) -> str:
+        return "\n\n".join([_origin(self), *map(_table, self.tables)])
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    def write(self, file: Path) -> None:
+        """JSON as `file`, Markdown beside it."""
+        file.write_text(self.json() + "\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(self.markdown() + "\n", encoding="utf-8")
+
+
+def timing_table(title: str, timings: Mapping[str, Timing], reference: str, busy: str = "CPU") -> Table:
+    """Medians, minima and what they are of the reference's; `busy` says whose time is meant by it."""
+    columns = (
+        Column("variant"),
+        Column(f"{busy} median ms", ".1f"),
+        Column(f"{busy} min ms", ".1f"),
+        Column("wall median ms", ".1f"),
+        Column("wall min ms", ".1f"),
+        Column(f"{busy} median / {reference}", ".2f"),
+        Column(f"{busy} min / {reference}", ".2f"),
+        Column(f"median of {busy} ratios by round", ".2f"),
+    )
+    rows = [(name, *_figures(timing, timings[reference])) for name, timing in timings.items()]
+    return Table(title, columns, tuple(rows))
+
+
+def machine(device: torch.device) -> Machine:
+    has_load = hasattr(os, "getloadavg")
+    packages = ("torch", "peft", "lycoris-lora", "diffusers")
+    return Machine(
+        processor=f"{processor_name()}, {os.cpu_count()} cores",
+        threads=torch.get_num_threads(),
+        load=tuple(round(value, 1) for value in os.getloadavg()) if has_load else (),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        versions={package: metadata.version(package) for package in packages},
+    )
+
+
+def processor_name() -> str:
+    """The marketing name where the system tells it."""
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    if sys.platform == "darwin":
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    return platform.processor()
+
+
+def _figures(timing: Timing, reference: Timing) -> tuple[float, ...]:
+    busy, wall = timing.busy_ms, timing.wall_ms
+    return (
+        median(busy),
+        min(busy),
+        median(wall),
+        min(wall),
+        median(busy) / median(reference.busy_ms),
+        min(busy) / min(reference.busy_ms),
+        timing.paired_ratio(reference),
+    )
+
+
+def _origin(report: Report) -> str:
+    at = report.machine
+    versions = ", ".join(f"{package} {version}" for package, version in at.versions.items())
+    gpu = f", {at.gpu}" if at.gpu else ""
+    load = f", load {at.load[0]:g} at the start" if at.load else ""
+    return f"`{report.command}`\n{at.processor}, {at.threads} threads{gpu}; {versions}; {at.started}{load}."
+
+
+def _table(table: Table) -> str:
+    alignments = ["---" if not column.format else "---:" for column in table.columns]
+    lines = [[column.title for column in table.columns], alignments]
+    lines += [[_cell(value, column) for value, column in zip(row, table.columns, strict=True)] for row in table.rows]
+    return "\n".join([f"**{table.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _cell(value: Cell, column: Column) -> str:
+    return value if isinstance(value, str) else format(value, column.format)
