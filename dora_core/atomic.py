@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+ATTEMPTS = 20
+WAIT_SECONDS = 0.025
 
 
 @contextmanager
@@ -20,7 +24,19 @@ def atomic_write(path: str | os.PathLike[str]) -> Generator[BinaryIO, None, None
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def replace(source: Path, target: Path, rename: Callable[[Path, Path], object] = os.replace) -> None:
+    """Rename over `target`. Windows refuses while anyone has either file open, so readers are given half a second."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            rename(source, target)
+        except PermissionError:
+            time.sleep(WAIT_SECONDS)
+        else:
+            return
+    rename(source, target)

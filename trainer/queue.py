@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from dora_core.atomic import atomic_write
+from dora_core.atomic import atomic_write, replace
 from trainer import locks
 from trainer.home import Home
 from trainer.processes import Identity
@@ -212,7 +212,7 @@ class Queue:
 
     def _advance(self, job: Job, old: JobState, new: JobState) -> Job:
         self._write(job, old)
-        self._file(job, old).replace(self._file(job, new))
+        replace(self._file(job, old), self._file(job, new))
         return job
 
     def _read_all(self, state: JobState) -> list[Job]:
