@@ -120,6 +120,7 @@ def inspect_adapter(path: str | PathLike[str]) -> AdapterInfo:
 
 def inspect_header(header: Header) -> AdapterInfo:
     modules = _modules(header.shapes)
+    _check_types(header)
     _check_complete(modules)
     _check_shapes(modules)
     return AdapterInfo(
@@ -173,6 +174,16 @@ def _why_unexpected(unexpected: Iterable[str], has_modules: bool) -> str:
     if not has_modules:
         return "the file is no LoRA or DoRA adapter: none of its keys belongs to one"
     return "the file has keys that no LoRA or DoRA adapter has"
+
+
+def _check_types(header: Header) -> None:
+    integers = [
+        f"{key} {entry.dtype}"
+        for key, entry in header.tensors.items()
+        if not entry.dtype.startswith(("F", "BF")) and role_of(key) != "alpha"  # which some write as a whole number
+    ]
+    if integers:
+        raise FileFormatError("the file has whole numbers in place of weights", unexpected=integers)
 
 
 def _check_complete(modules: Mapping[str, FileModule]) -> None:

@@ -21,7 +21,7 @@ OWN_PREFIX = "dora_studio."
 
 @dataclass(frozen=True)
 class About:
-    """What only the caller knows about an adapter; all of it optional."""
+    """What only the caller knows about an adapter."""
 
     title: str | None = None  # None: the file's name
     base_model: str | None = None
@@ -103,6 +103,7 @@ def _one_rank(ranks: frozenset[int]) -> str:
 def _own(contents: Contents, about: About) -> dict[str, str]:
     kind = "lora" if contents.norm_axis is None else "dora"
     facts = {
+        **about.provenance,
         "version": __version__,
         "family": contents.family.name,
         "layout": contents.layout,
@@ -111,7 +112,6 @@ def _own(contents: Contents, about: About) -> dict[str, str]:
         "base_model": about.base_model,
         "base_model_sha256": about.base_model_sha256,
         "renders_in": _COMPENSATED if contents.layout == "kohya-compensated" else None,
-        **about.provenance,
     }
     return {f"{OWN_PREFIX}{key}": value for key, value in facts.items() if value is not None}
 

@@ -324,7 +324,7 @@ def test_values_that_are_not_finite_are_never_written(tmp_path: Path, part: str)
 @every_layout
 def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path, layout: Layout, axis: NormAxis | None) -> None:
     state, base = made(axis, [LINEAR, CONV, POINTWISE, *projections(QUERY)])
-    turned = AdapterState(dict(reversed(state.layers.items())), axis)
+    turned = AdapterState(dict(reversed(list(state.layers.items()))), axis)
     path = path_of(tmp_path, layout)
     first = write_adapter(path, state, SD1, layout, About(provenance={"b": "2", "a": "1"}), base)
     bytes_of_first = path.read_bytes()

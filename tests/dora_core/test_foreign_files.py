@@ -197,7 +197,7 @@ def test_a_folder_that_peft_saved_means_what_peft_merges(tmp_path: Path, options
     tiny = tiny_sd1()
     modules, base = tiny.modules, tiny.weights()
     wrapped = with_peft(tiny.components["unet"], options)
-    wrapped.save_pretrained(tmp_path)
+    wrapped.save_pretrained(str(tmp_path))
     found = read_adapter(tmp_path / "adapter_model.safetensors", modules)
     merged = wrapped.merge_and_unload()
     assert_same_weights(Tiny("sd1", {"unet": merged}), base, found.state)
@@ -375,6 +375,10 @@ REFUSED: Mapping[str, tuple[dict[str, Tensor], str]] = {
         {f"{NAME}.lora_down.weight": torch.zeros(3, 5), f"{NAME}.diff_b": torch.zeros(5)},
         "no LoRA or DoRA adapter has",
     ),
+    "whole numbers": (
+        {f"{NAME}.lora_down.weight": torch.zeros(3, 5, dtype=torch.int8), f"{NAME}.lora_up.weight": torch.zeros(7, 3)},
+        "whole numbers in place of weights",
+    ),
     "factors of three dimensions": (
         {f"{NAME}.lora_down.weight": torch.zeros(3, 5, 1), f"{NAME}.lora_up.weight": torch.zeros(7, 3, 1)},
         "2 or 4 dimensions",
@@ -388,6 +392,27 @@ def test_what_is_no_lora_or_dora_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(FileFormatError, match=rf"foreign\.safetensors: .*{reason}"):
         read_adapter(saved(tmp_path, tensors), SD1)
+
+
+def test_an_alpha_may_be_a_whole_number(tmp_path: Path) -> None:
+    tensors = kohya_tensors(SD1, None, [LINEAR])
+    tensors[key_of(LINEAR, "alpha")] = torch.tensor(2)
+    assert read_adapter(saved(tmp_path, tensors), SD1).state.layers[LINEAR].alpha == 2
+
+
+def test_no_damaged_byte_in_the_header_is_more_than_a_clear_error(tmp_path: Path) -> None:
+    whole = saved(tmp_path, kohya_tensors(SD1, "input", [LINEAR]), {"ss_v2": "False"}).read_bytes()
+    damaged = tmp_path / "damaged.safetensors"
+    refusals: list[str] = []
+    for position in range(8 + int.from_bytes(whole[:8], "little")):
+        for value in (0, whole[position] ^ 1, whole[position] ^ 128):
+            damaged.write_bytes(whole[:position] + bytes([value]) + whole[position + 1 :])
+            try:
+                read_adapter(damaged, SD1)
+            except FileFormatError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 1000  # what is left are changes that mean nothing, in metadata and spaces
+    assert all("damaged.safetensors" in refusal for refusal in refusals)
 
 
 def test_factors_and_differences_are_not_taken_for_each_other(tmp_path: Path) -> None:

@@ -89,9 +89,9 @@ def lycoris_network(tiny: Tiny, metadata: Mapping[str, str], monkeypatch: pytest
     network = LycorisNetworkKohya(
         *models,
         lora_dim=int(metadata["ss_network_dim"]),
-        alpha=float(metadata["ss_network_alpha"]),
+        alpha=int(metadata["ss_network_alpha"]),
         conv_lora_dim=int(arguments["conv_dim"]),
-        conv_alpha=float(arguments["conv_alpha"]),
+        conv_alpha=int(arguments["conv_alpha"]),
         weight_decompose=arguments.get("dora_wd") == "True",
         wd_on_out=arguments.get("wd_on_output") == "True",
         warn_on_unmatched=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import diffusers
 import torch
@@ -56,7 +57,7 @@ def tiny_sdxl() -> Tiny:
         norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 1, 2),
+        transformer_layers_per_block=(1, 1, 2),  # pyright: ignore[reportArgumentType] - typed as of one element
         cross_attention_dim=88,
         attention_head_dim=4,
         use_linear_projection=True,
@@ -86,17 +87,10 @@ def text_config(width: int) -> transformers.CLIPTextConfig:
 
 def pipeline(tiny: Tiny) -> diffusers.DiffusionPipeline:
     """All that loading an adapter needs: neither an autoencoder nor a tokenizer."""
-    scheduler = diffusers.DDIMScheduler()
-    if tiny.family == "sdxl":
-        return diffusers.StableDiffusionXLPipeline(
-            vae=None, tokenizer=None, tokenizer_2=None, scheduler=scheduler, **tiny.components
-        )
-    return diffusers.StableDiffusionPipeline(
-        vae=None,
-        tokenizer=None,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-        **tiny.components,
-    )
+    is_sdxl = tiny.family == "sdxl"
+    left_out = ("vae", "tokenizer", *(("tokenizer_2",) if is_sdxl else ("safety_checker", "feature_extractor")))
+    # Any: pipelines take None for what is left out, though their types do not say so
+    parts: dict[str, Any] = {"scheduler": diffusers.DDIMScheduler(), **tiny.components, **dict.fromkeys(left_out)}
+    if is_sdxl:
+        return diffusers.StableDiffusionXLPipeline(**parts)
+    return diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)

@@ -1,6 +1,6 @@
 """Writes what the golden tests compare with: the package's module lists, and each family's file names.
 
-    python tests/golden/regenerate.py
+    python -m tests.golden.regenerate
 
 The module lists come from the architectures of diffusers and transformers, built on the meta device. Run it only when
 an architecture or a naming rule is meant to change, and read the difference before committing it.
@@ -18,6 +18,7 @@ import transformers
 from torch import nn
 
 from dora_core.families import FAMILIES, shipped_modules
+from dora_core.files import modules_of
 from dora_core.header import Shape
 from dora_core.keymap import kohya_map
 
@@ -38,14 +39,10 @@ def build(architecture: str, device: str = "meta") -> nn.Module:
 
 
 def listed_modules(architecture: str) -> dict[str, Shape]:
-    """Every Linear and Conv2d; of text encoders those inside the layers (no other program adapts text_projection)."""
-    is_text = not architecture.startswith("unet")
-    modules = {
-        f"text_model.{path.removeprefix('text_model.')}" if is_text else path: tuple(module.weight.shape)
-        for path, module in build(architecture).named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    }
-    return {path: shape for path, shape in modules.items() if not is_text or ".layers." in path}
+    """Module path -> weight shape, as `dora_core.families.module_list` has them."""
+    component = "unet" if architecture.startswith("unet") else "text_encoder"
+    modules = modules_of("sd1", {component: build(architecture)})
+    return {name.removeprefix(f"{component}."): shape for name, shape in modules.shapes.items()}
 
 
 def as_text(modules: dict[str, Shape]) -> str:
