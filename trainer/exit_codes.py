@@ -6,9 +6,9 @@ import re
 
 from trainer.failures import LESS_MEMORY, Failure
 
-RESUME = "Resume the run: it goes on from its last checkpoint."
+RESUME = "Resume it."
 OUT_OF_MEMORY = "Close other programs, then resume. " + LESS_MEMORY
-DRIVER = "Resume the run. If it happens again, update the driver of the graphics card and run `dora-studio doctor`."
+DRIVER = "Resume it. If it happens again, update the driver of the graphics card and run `dora-studio doctor`."
 
 SIGNALS = {
     1: ("stopped", "The terminal or the session that the run belonged to was closed.", RESUME),

@@ -24,6 +24,7 @@ Kind = Literal["train", "twin", "sample", "compare", "export"]
 JobState = Literal["waiting", "claimed", "done"]
 STATES: tuple[JobState, ...] = ("waiting", "claimed", "done")
 TRAINING: tuple[Kind, ...] = ("train", "twin")
+UNDONE: tuple[JobState, ...] = ("waiting", "claimed")
 KEEP_DONE = 200
 
 
@@ -106,9 +107,9 @@ class Queue:
             self._write(job, "waiting")
         return job
 
-    def list_jobs(self) -> list[Entry]:
-        """All jobs, the oldest first. Files that are no jobs are left alone."""
-        entries = {job.id: Entry(job, state) for state in STATES for job in self._read_all(state)}
+    def list_jobs(self, states: Sequence[JobState] = STATES) -> list[Entry]:
+        """The jobs in these states, the oldest first. Files that are no jobs are left alone."""
+        entries = {job.id: Entry(job, state) for state in states for job in self._read_all(state)}
         return [entries[name] for name in sorted(entries)]
 
     def claim(self, device: str) -> Job | None:
@@ -165,7 +166,7 @@ class Queue:
 
     def place(self, run: RunDir) -> Place | None:
         """Where the run stands in the queue, when it waits to be trained or a living worker has taken it."""
-        for entry in reversed(self.list_jobs()):
+        for entry in self.list_jobs(UNDONE):
             if entry.job.kind in TRAINING and run.path.absolute() in entry.job.runs and self._counts(entry):
                 claim = entry.job.claim
                 if entry.state == "waiting" or claim is None:
@@ -195,8 +196,8 @@ class Queue:
 
     def _counts(self, entry: Entry) -> bool:
         """Whether an entry is more than what a killed worker left behind."""
-        if entry.state != "claimed" or entry.job.claim is None:
-            return entry.state != "done"
+        if entry.state == "waiting" or entry.job.claim is None:
+            return True
         is_elsewhere = entry.job.claim.host != socket.gethostname()
         return is_elsewhere or locks.is_locked(self.home.worker_lock) or self.is_running(entry.job)
 

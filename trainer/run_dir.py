@@ -180,4 +180,6 @@ def tail(path: Path, lines: int = 40, at_most_bytes: int = 65536) -> str:
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    # A progress bar writes over its line again and again: what a terminal would show is what comes after the last \r.
+    shown = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")]
+    return "\n".join(shown[-lines:])

@@ -191,12 +191,8 @@ def _ended(status: RunStatus, exit: ExitRecord | None) -> RunStatus:
     if status.state == "new":
         return replace(status, state="failed", message=exit.sentence, fix=exit.fix) if exit else status
     said = exit.sentence if exit else "The process ended without a word: killed, or the machine went down."
-    if status.saved_step is None:
-        return _interrupted(status, said, "Nothing was saved yet: start it again.")
-    return _interrupted(
-        status, said, f"Resume it: it goes on from step {status.saved_step} as if nothing had happened."
-    )
-
-
-def _interrupted(status: RunStatus, message: str, fix: str) -> RunStatus:
-    return replace(status, state="interrupted", message=message, fix=fix, seconds_left=None)
+    hint = "Nothing was saved yet, so it begins anew."
+    if status.saved_step is not None:
+        hint = f"It goes on from step {status.saved_step} as if nothing had happened."
+    fix = f"{exit.fix if exit else 'Resume it.'} {hint}"
+    return replace(status, state="interrupted", message=said, fix=fix, seconds_left=None)

@@ -13,7 +13,7 @@ from trainer.events import Started, read_events
 from trainer.failures import ExplainedError
 from trainer.home import Home
 from trainer.processes import Identity, kill_tree
-from trainer.queue import TRAINING, Job, Queue
+from trainer.queue import TRAINING, UNDONE, Job, Queue
 from trainer.run_dir import UNFINISHED, RunDir
 from trainer.status import RunStatus, read_status
 
@@ -124,7 +124,7 @@ class Store:
 
     def _job_of(self, run: RunDir) -> Job | None:
         """The job that waits to train the run, or trains it."""
-        jobs = [entry.job for entry in self.queue.list_jobs() if entry.state != "done" and entry.job.kind in TRAINING]
+        jobs = [entry.job for entry in self.queue.list_jobs(UNDONE) if entry.job.kind in TRAINING]
         return next((job for job in jobs if run.path.absolute() in job.runs), None)
 
     def _processes(self, run: RunDir, job: Job | None) -> list[Identity]:

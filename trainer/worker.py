@@ -34,7 +34,7 @@ IDLE_SECONDS = 60.0
 POLL_SECONDS = 0.5
 TAIL_LINES = 40
 KILLED_ON_REQUEST = Failure(
-    "stopped", "Stopped at once, without saving, because it was asked to stop twice.", "Resume it from its checkpoint."
+    "stopped", "Stopped at once, without saving, because it was asked to stop twice.", "Resume it."
 )
 UNSEEN = Failure("killed", "The job ended while no worker was there to see how.", "Start it again.")
 

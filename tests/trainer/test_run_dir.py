@@ -127,3 +127,5 @@ def test_the_tail_of_a_log_of_any_bytes_is_its_last_lines(tmp_path: Path) -> Non
     assert tail(log) == ""
     log.write_bytes(b"\xff\xfe\x00" * 100_000 + b"\nlast but one\nlast \xff\n")
     assert tail(log, lines=2) == "last but one\nlast \ufffd"
+    log.write_bytes(b"first\r\n  0%\r 50%\r100%\nlast\n")
+    assert tail(log) == "first\n100%\nlast"

@@ -89,8 +89,9 @@ def test_state_and_message(events: list[Event], outside: Outside, state: State, 
 
 
 def test_an_interrupted_run_says_whether_there_is_a_checkpoint_to_go_on_from() -> None:
-    assert "start it again" in fold([BEGUN, TRAINING], [], FREE).fix
+    assert "begins anew" in fold([BEGUN, TRAINING], [], FREE).fix
     assert "step 20" in fold([BEGUN, TRAINING, SAVED], [], FREE).fix
+    assert fold([BEGUN, SAVED], [], Outside(exit=KILLED)).fix.startswith(KILLED.fix)
     # a checkpoint from before the last start is one too
     assert "step 20" in fold([BEGUN, SAVED, BEGUN.model_copy(update={"first_step": 20})], [], FREE).fix
 

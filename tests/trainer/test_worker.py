@@ -144,7 +144,7 @@ def test_when_the_job_is_killed_the_run_is_interrupted_and_says_by_what(bench: B
     assert bench.work().wait(WAIT_SECONDS) == 0
     status = bench.store.status(run)
     assert (status.state, "killed by the system" in status.message) == ("interrupted", True)
-    assert "start it again" in status.fix
+    assert "begins anew" in status.fix
     record = run.read_exit()
     assert record is not None
     assert (record.code, "training begins" in record.tail) == (-9, True)
