@@ -28,8 +28,9 @@ app = typer.Typer(help="List the jobs, take one off, start the worker.", no_args
 @app.command("list")
 def list_command(home: HomeOption = None) -> None:
     """The jobs that wait or run, and the last that are done."""
-    queue = Queue(Home.find(home))
-    entries = queue.list_jobs()
+    with told():
+        queue = Queue(Home.find(home))
+        entries = queue.list_jobs()
     done = [entry for entry in entries if entry.state == "done"][-SHOWN_DONE:]
     table = Table("job", "kind", "state", "since", "run", "what", box=None)
     for entry in [*done, *(entry for entry in entries if entry.state != "done")]:
@@ -51,8 +52,8 @@ def cancel(
     job: Annotated[str, typer.Argument(help="Id of a waiting job, or the end of it.")], home: HomeOption = None
 ) -> None:
     """Take a waiting job off the queue."""
-    queue = Queue(Home.find(home))
     with told():
+        queue = Queue(Home.find(home))
         fitting = [entry.job for entry in queue.list_jobs() if entry.job.id.endswith(job)]
         if len(fitting) != 1:
             raise ExplainedError(f"{job!r} names {len(fitting)} jobs.", "`dora-studio queue list` shows them.")

@@ -30,8 +30,9 @@ app = typer.Typer(help="List, stop, clone, rename, queue and delete runs.", no_a
 def list_command(home: HomeOption = None) -> None:
     """All runs, the newest first."""
     table = Table("run", "state", "step", "loss", "left", "what", box=None)
-    for listed in Store(Home.find(home)).list_runs():
-        table.add_row(listed.run.id, *(Text(cell) for cell in cells(listed.status)))
+    with told():
+        for listed in Store(Home.find(home)).list_runs():
+            table.add_row(listed.run.id, *(Text(cell) for cell in cells(listed.status)))
     Console().print(table)
 
 
