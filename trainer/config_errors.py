@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,14 @@ class Setting:
     def expectation(self) -> str:
         """What to write, in words: 'a whole number from 1 to 256'."""
         return _in_words(_schema(self))
+
+    @property
+    def default_text(self) -> str:
+        """The default as TOML has it; empty where it must be given, or is absent."""
+        value = self.field.get_default()
+        if self.field.is_required() or value is None:
+            return ""
+        return json.dumps(value)  # TOML and JSON write these alike
 
 
 def iter_settings(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[Setting]:

@@ -28,6 +28,7 @@ class Speed(BaseModel):
     kind: str
     targets: str
     text_encoder: bool
+    has_prior: bool
     resolution_px: int
     pictures_per_step: int
     batch_size: int
@@ -60,6 +61,7 @@ def speed_of(config: RunConfig, device: str, seconds_per_step: float) -> Speed:
         kind=config.adapter.kind,
         targets=config.adapter.targets,
         text_encoder=config.adapter.text_encoder,
+        has_prior=config.data.prior is not None,
         resolution_px=config.data.resolution_px,
         pictures_per_step=config.pictures_per_step,
         batch_size=config.train.batch_size,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dora_core.families import FAMILIES
-from trainer.config_errors import ConfigError
+from trainer.cli_presets import settings_table
+from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import config_from, load_config
 from trainer.home import Home
 from trainer.presets import SHIPPED, Preset, find_preset, list_presets, preset_folders
@@ -104,3 +107,31 @@ def test_a_preset_of_the_user_wins_over_a_shipped_one(tmp_path: Path) -> None:
     (folders[1] / "starter-lora.toml").write_text('[preset]\ntitle = "Mine"\nsummary = "y"\nfamily = "sd1"\n')
     assert find_preset("starter-lora", folders).head.title == "Mine"
     assert {preset.head.title for preset in list_presets(folders).presets if preset.name == "starter-lora"} == {"Mine"}
+
+
+def test_the_table_of_settings_in_the_readme_is_the_one_that_is_declared() -> None:
+    assert (SHIPPED / "README.md").read_text(encoding="utf-8").endswith(f"{settings_table()}\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("settings",)])
+def test_the_command_lists_what_there_is(arguments: tuple[str, ...]) -> None:
+    shown = run("presets", *arguments).stdout
+    assert all(name in shown for name in (SETTINGS if arguments else PRESETS))
+
+
+def test_the_command_writes_a_config_that_is_the_preset_and_never_over_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    run("presets", "write", "sdxl-style-dora", str(file), *PICTURES, "train.steps=7")
+    assert load_config(file) == load_config("sdxl-style-dora", [*PICTURES, "train.steps=7"])
+    again = run("presets", "write", "starter-lora", str(file), *PICTURES, code=1)
+    assert "is there already" in again.stderr
+    wrong = run("presets", "write", "starter-lora", str(tmp_path / "b.toml"), *PICTURES, "rank=4", code=1)
+    assert "did you mean adapter.rank" in wrong.stderr
+    assert not (tmp_path / "b.toml").exists()
+
+
+def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=SHIPPED.parent)
+    assert done.returncode == code, done.stderr
+    return done
