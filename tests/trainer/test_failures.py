@@ -102,7 +102,7 @@ REAL: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: torch.nn.Linear(2, 3).load_state_dict({"weight": torch.ones(5, 2)}),
         "bad model file",
     ),
-    "something else": (lambda folder: [][0], "unknown"),
+    "something else": (lambda folder: ["only"][1], "unknown"),
 }
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import DataConfig, ModelConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.config_io import parse_config
 from trainer.events import EventLog, Finished, Started
 from trainer.failures import ExplainedError
 from trainer.home import Home
@@ -29,7 +30,7 @@ def run(store: Store, tmp_path: Path) -> RunDir:
 
 
 def config(folder: Path) -> RunConfig:
-    return RunConfig(name="Red panda", model=ModelConfig(base="base"), data=DataConfig(folder=folder))
+    return parse_config({"name": "Red panda", "model": {"base": "base"}, "data": {"folder": str(folder)}})
 
 
 def test_a_home_without_runs_has_none(store: Store) -> None:

@@ -31,7 +31,7 @@ class Bench:
     """A home with runs whose jobs only pretend to train (dummy_job.py), and workers that start those."""
 
     store: Store
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
 
     def run(self, how: str = "", steps: int = 4) -> RunDir:
         made = RunDir.make(self.store.home.runs, how or "well", {"run.toml": how.encode()})
