@@ -17,6 +17,7 @@ import psutil
 CREATE_NEW_PROCESS_GROUP = 0x00000200
 CREATE_NO_WINDOW = 0x08000000
 CREATE_BREAKAWAY_FROM_JOB = 0x01000000
+PACKAGES = Path(__file__).parents[1]
 CLOCK_SECONDS = 1.0  # create times are rounded, and shift a little when the clock is set
 
 
@@ -107,6 +108,8 @@ def _popen(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
+        # python -m looks for modules in the working directory first: a queue.py there would be taken for Python's own.
+        cwd=PACKAGES,
         # Python of Windows would write, and read, text in the code page of the country.
         env={**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1", **environment},
         **flags,

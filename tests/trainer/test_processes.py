@@ -77,6 +77,15 @@ def test_on_windows_it_gets_a_group_without_a_console_outside_the_job_object_if_
     assert second == {"start_new_session": False, "creationflags": 0x00000200 | 0x08000000}
 
 
+def test_files_in_the_working_directory_are_not_taken_for_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('the wrong queue')")
+    monkeypatch.chdir(tmp_path)
+    assert spawn([sys.executable, "-m", "trainer.worker", "--help"], tmp_path / "log.txt", {}).wait() == 0
+    assert "Usage" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sessions are a thing of POSIX")
 def test_a_spawned_process_outlives_its_parent_s_session_and_appends_to_the_log(tmp_path: Path) -> None:
     log = tmp_path / "new" / "log.txt"
