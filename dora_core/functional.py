@@ -2,25 +2,25 @@
 
 With the norm detached (DoRA paper, section 4.3) DoRA is a LoRA layer with one gain per channel, g = m / n:
 
-    output axis   y = g (W0 x + s B A x) + b          = (W0 x + b) g + (1 - g) b + s g B A x
+    output axis   y = g (W0 x + s B A x) + b  =  g (W0 x + b) + (1 - g) b + g s B A x
     input axis    y = W0 (g x) + s B A (g x) + b
 
-and LoRA is the case g = 1. Neither W' nor V is formed. Gradients, with P the gradient at the low-rank bottleneck:
+and LoRA is the case g = 1. Neither W' nor V is formed. Gradients, with p the gradient at the low-rank bottleneck:
 
-    output axis   P = (g s B)^T dy    dx = W0^T (g dy) + A^T P      dA = P x^T      dB = g s dy (A x)^T
+    output axis   p = (g s B)^T dy    dx = W0^T (g dy) + A^T p      dA = p x^T      dB = g s dy (A x)^T
                   dm = sum dy (y - b) / m
-    input axis    P = (s B)^T dy      u = W0^T dy + A^T P           dx = g u        dA = (P x^T) g
+    input axis    p = (s B)^T dy      u = W0^T dy + A^T p           dx = g u        dA = g (p x^T)
                   dm = sum u x / n    dB = s dy (A g x)^T
 
-So the input axis keeps x and A x, as LoRA does, and the output axis its own output besides, which its consumer often keeps
-anyway (a consumer that changes it in place is an error in backward). The exact gradient follows from dn = -g dm.
+So the input axis keeps x and A g x, as LoRA does; the output axis its own output besides, which its consumer often
+keeps anyway (a consumer that changes it in place is an error in backward). The exact gradient follows from dn = -g dm.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from dora_core.algebra import along, norm_gradient
+from dora_core.kernels import EAGER, Kernels
 from dora_core.operations import Operation
-from dora_core.rounding import round_unbiased
 from dora_core.spec import NormAxis
 
 
@@ -40,32 +40,37 @@ class Plan:
     operation: Operation
     axis: NormAxis | None  # None: LoRA
     scale: float
-    dtype: torch.dtype  # of the computation and the output: autocast's, or the input's
+    dtype: torch.dtype  # of the products and the output: autocast's, or the input's
+    kernels: Kernels = EAGER
 
 
-@dataclass(frozen=True)
-class Factors:
-    """What of a call is learned, with the norm that the magnitude is divided by."""
+class Operands(NamedTuple):
+    """What of a call is a tensor. LoRA has neither magnitude nor norm."""
 
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
     down: Tensor  # (rank, in) or (rank, in, kh, kw)
     up: Tensor  # (out, rank) or (out, rank, 1, 1)
-    magnitude: Tensor | None = None  # with all dimensions of the weight
-    norm: Tensor | None = None  # (out,) or (in,)
+    magnitude: Any = None  # (out,) or (in,); a Tensor or None, told apart by `gain`
+    norm: Any = None  # likewise
+    keep: Tensor | None = None  # mask on the input of the low-rank path (dropout); what makes up for it is in the scale
     weak: Tensor | None = None  # output axis: indices of channels whose gain is too small to divide by
 
+    @property
+    def gain(self) -> Tensor | None:
+        return None if self.norm is None else self.magnitude / self.norm
 
-def adapted(
-    x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors, plan: Plan, keep: Tensor | None = None
-) -> Tensor:
-    """y of the module's formulas. `keep`: a mask on the input of the low-rank path (dropout), its scaling in the scale.
 
-    Half precision: products run in `plan.dtype`, whatever combines them in float32, with one rounding that keeps changes
-    below the resolution of the format on average (`round_unbiased`); magnitude, norm and gain stay in float32. That holds
-    on both axes, for half-precision inputs and for float32 inputs under autocast.
+def adapted(operands: Operands, plan: Plan) -> Tensor:
+    """y of the module's formulas.
+
+    In half precision the matrix products run in `plan.dtype`; what combines them runs in float32 and is rounded once, so
+    that changes below the resolution of the format survive on average (`round_unbiased`): gains and low-rank updates
+    alike, on both axes, for half-precision inputs and under autocast. Magnitude, norm and gain stay in float32.
     """
-    f = factors
-    with _without_autocast(x):
-        return _Adapted.apply(x, weight, bias, f.down, f.up, f.magnitude, f.norm, keep, f.weak, plan)
+    with _without_autocast(operands.x):
+        return cast(Tensor, _Adapted.apply(*operands, plan))
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -77,144 +82,143 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 class _Adapted(Function):
     @staticmethod
-    def forward(  # PyTorch hands over a context without a usable type
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        down: Tensor,
-        up: Tensor,
-        magnitude: Tensor | None,
-        norm: Tensor | None,
-        keep: Tensor | None,
-        weak: Tensor | None,
-        plan: Plan,
-    ) -> Tensor:
-        operation, dtype = plan.operation, plan.dtype
-        gain = _gain(magnitude, norm)
-        inner = _scaled_input(x, gain, plan)
-        base = operation.apply(inner, weight.to(dtype), None if bias is None else bias.to(dtype))
-        low = operation.apply(_masked(inner, keep), down.to(dtype))
-        y = _combined(base, low, _effective_up(up, gain, plan), gain, bias, plan)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # Any: how PyTorch types what it hands over
+        operands, plan = Operands(*arguments[:-1]), cast(Plan, arguments[-1])
+        y, low = _forward(operands, plan)
         ctx.plan = plan
-        ctx.save_for_backward(
-            x, weight, bias, down, up, magnitude, norm, keep, weak, low, y if plan.axis == "output" else None
-        )
+        ctx.save_for_backward(*operands, low, y if plan.axis == "output" else None)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        with _without_autocast(dy):
-            dx, d_down, d_up, d_magnitude, d_norm = _backward(ctx, dy)
-        return dx, None, None, d_down, d_up, d_magnitude, d_norm, None, None, None
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        *operands, low, y = ctx.saved_tensors
+        with _without_autocast(low):
+            gradients = _backward(Operands(*operands), low, y, grad_outputs[0], ctx.plan, ctx.needs_input_grad[0])
+        return *gradients, None, None, None
 
 
-def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias, down, up, magnitude, norm, keep, weak, low, y = ctx.saved_tensors
-    plan: Plan = ctx.plan
-    operation, dtype = plan.operation, plan.dtype
-    gain = _gain(magnitude, norm)
-    effective_up = _effective_up(up, gain, plan)
-    inner = x.to(dtype)
-    bottleneck = operation.pointwise.input_grad(dy, effective_up, low.shape)
-    d_up = operation.pointwise.weight_grad(dy, low, up.shape).to(up.dtype).mul_(_up_scale(up, gain, plan))
-    d_down = operation.weight_grad(bottleneck, _masked(inner, keep), down.shape).to(down.dtype)
-    dx = d_magnitude = d_norm = None
-    if plan.axis == "output":
-        d_magnitude = _sum_of_products(operation, y if bias is None else y - operation.spread(bias.to(dtype)), dy)
-        d_magnitude /= magnitude.flatten()
-        if weak is not None:
-            d_magnitude[weak] = _weak_gradient(ctx, dy, gain)
-        if ctx.needs_input_grad[0]:
-            dy = torch.mul(dy, operation.spread(gain), out=torch.empty_like(dy))
-    if ctx.needs_input_grad[0] or plan.axis == "input":
-        dx = operation.input_grad(dy, weight.to(dtype), x.shape)
-        if keep is None:
-            dx = operation.add_input_grad(dx, bottleneck, down.to(dtype))
-        else:
-            dx += _masked(operation.input_grad(bottleneck, down.to(dtype), x.shape), keep)
-    if plan.axis == "input":
-        d_magnitude = _sum_of_products(operation, dx, inner) / norm
-        d_down.mul_(along(gain, down, plan.axis))
-        dx.mul_(operation.spread(gain))
-    if d_magnitude is not None:
-        d_norm = -gain * d_magnitude if ctx.needs_input_grad[6] else None
-        d_magnitude = d_magnitude.reshape(magnitude.shape)
-    return None if dx is None else dx.to(x.dtype), d_down, d_up, d_magnitude, d_norm
+def _forward(operands: Operands, plan: Plan) -> tuple[Tensor, Tensor]:
+    """y and the low-rank activation."""
+    operation, dtype, gain = plan.operation, plan.dtype, operands.gain
+    inner = operands.x.to(dtype)
+    if gain is not None and plan.axis == "input":
+        inner = plan.kernels.scaled(inner, operation.spread(gain))
+    bias = None if operands.bias is None else operands.bias.to(dtype)
+    base = operation.apply(inner, operands.weight.to(dtype), bias)
+    low = operation.apply(_masked(inner, operands.keep), operands.down.to(dtype))
+    return _combined(base, low, operands, gain, plan), low
+
+
+def _combined(base: Tensor, low: Tensor, operands: Operands, gain: Tensor | None, plan: Plan) -> Tensor:
+    """base + s B low, on the output axis with its gain on all but the bias; `base` to the bit where g = 1 and B = 0.
+
+    The base comes with its own bias: taken out and added again it would differ in its last bits.
+    """
+    operation, up = plan.operation, _effective_up(operands.up, gain, plan)
+    factor = shift = None
+    if gain is not None and plan.axis == "output":
+        factor = operation.spread(gain)
+        shift = None if operands.bias is None else operation.spread((1 - gain) * operands.bias)
+    if base.dtype in (torch.bfloat16, torch.float16):
+        return plan.kernels.combined(base, operation.pointwise.apply(low, up), factor, shift)
+    if factor is not None:
+        base = base.mul_(factor) if shift is None else torch.addcmul(shift, base, factor, out=base)
+    return operation.pointwise.add_apply(base, low, up)
+
+
+class _Gradients(NamedTuple):
+    """In the order of `Operands`."""
+
+    x: Tensor | None
+    weight: None
+    bias: None
+    down: Tensor
+    up: Tensor
+    magnitude: Tensor | None
+    norm: Tensor | None
+
+
+def _backward(
+    operands: Operands, low: Tensor, y: Tensor | None, dy: Tensor, plan: Plan, needs_dx: bool
+) -> _Gradients:
+    operation, gain, down, up = plan.operation, operands.gain, operands.down, operands.up
+    inner, dy = operands.x.to(plan.dtype), operation.packed(dy)
+    bottleneck = operation.pointwise.input_grad(dy, _effective_up(up, gain, plan), low.shape)
+    d_up = operation.pointwise.weight_grad(dy, low, up.shape).to(up.dtype).mul_(_up_factor(up, gain, plan))
+    d_down = operation.weight_grad(bottleneck, _masked(inner, operands.keep), down.shape).to(down.dtype)
+    dx = d_magnitude = None
+    if gain is not None and y is not None:
+        d_magnitude, dy = _output_magnitude_gradient(operands, gain, low, y, dy, plan)
+    if needs_dx or plan.axis == "input":
+        dx = _input_gradient(operands, bottleneck, dy, plan)
+    if gain is not None and dx is not None and plan.axis == "input":
+        d_magnitude = operation.weighed(plan.kernels, dx, inner, None, gain, out=dx) / operands.norm
+        d_down.mul_(along(gain, down, "input"))
+    d_norm = None if gain is None or d_magnitude is None else -gain * d_magnitude
+    dx = None if dx is None else dx.to(operands.x.dtype)
+    return _Gradients(dx, None, None, d_down, d_up, d_magnitude, d_norm)
+
+
+def _input_gradient(operands: Operands, bottleneck: Tensor, dy: Tensor, plan: Plan) -> Tensor:
+    """W0^T dy + A^T p."""
+    operation, down, shape = plan.operation, operands.down.to(plan.dtype), operands.x.shape
+    dx = operation.input_grad(dy, operands.weight.to(plan.dtype), shape)
+    if operands.keep is None:
+        return operation.add_input_grad(dx, bottleneck, down)
+    return dx.add_(_masked(operation.input_grad(bottleneck, down, shape), operands.keep))
+
+
+def _output_magnitude_gradient(
+    operands: Operands, gain: Tensor, low: Tensor, y: Tensor, dy: Tensor, plan: Plan
+) -> tuple[Tensor, Tensor]:
+    """dm = sum dy (y - b) / m, and g dy."""
+    operation, scaled_dy = plan.operation, torch.empty_like(dy)
+    bias = None if operands.bias is None else operation.spread(operands.bias.to(plan.dtype))
+    d_magnitude = operation.weighed(plan.kernels, dy, y, bias, gain, out=scaled_dy) / operands.magnitude
+    if operands.weak is not None:
+        d_magnitude[operands.weak] = _weak_gradient(operands, operands.weak, low, dy, plan)
+    return d_magnitude, scaled_dy
+
+
+def _weak_gradient(operands: Operands, weak: Tensor, low: Tensor, dy: Tensor, plan: Plan) -> Tensor:
+    """dm where m is (nearly) 0 and y - b holds nothing of it: sum dy z / n, with z = V x computed again."""
+    operation, norm = plan.operation, operands.norm
+    z = operation.apply(operands.x.to(plan.dtype), operands.weight[weak].to(plan.dtype))
+    z = operation.pointwise.add_apply(z, low, (operands.up[weak] * plan.scale).to(plan.dtype))
+    products = (dy.index_select(operation.channel, weak) * z).movedim(operation.channel, 0)
+    return products.flatten(1).sum(1, dtype=norm.dtype) / norm[weak]
 
 
 class FactoredNormGradient(Function):
     """The identity on a norm that was computed before, with the exact gradient of the factors behind it."""
 
     @staticmethod
-    def forward(
-        ctx: Any, norm: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, axis: NormAxis
-    ) -> Tensor:
-        ctx.scale, ctx.axis = scale, axis
-        ctx.save_for_backward(norm, weight, down, up)
-        return norm.clone()
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # norm, weight, down, up, scale, axis
+        *tensors, ctx.scale, ctx.axis = arguments
+        ctx.save_for_backward(*tensors)
+        return tensors[0].clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dn: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         norm, weight, down, up = ctx.saved_tensors
-        with _without_autocast(dn):
-            d_down, d_up = norm_gradient(dn / norm, weight, down, up, ctx.scale, ctx.axis)
+        with _without_autocast(norm):
+            d_down, d_up = norm_gradient(grad_outputs[0] / norm, weight, down, up, ctx.scale, ctx.axis)
         return None, None, d_down, d_up, None, None
 
 
-def _gain(magnitude: Tensor | None, norm: Tensor | None) -> Tensor | None:
-    return None if magnitude is None or norm is None else magnitude.flatten() / norm
-
-
-def _scaled_input(x: Tensor, gain: Tensor | None, plan: Plan) -> Tensor:
-    """The input of both paths in the dtype of the computation, times the gain on the input axis."""
-    x = x.to(plan.dtype)
-    if gain is None or plan.axis != "input":
-        return x
-    return round_unbiased(x * plan.operation.spread(gain), x)
-
-
-def _combined(base: Tensor, low: Tensor, up: Tensor, gain: Tensor | None, bias: Tensor | None, plan: Plan) -> Tensor:
-    """base + up low, base times its gain on the output axis but for the bias; `base` itself where g = 1 and up = 0."""
-    operation = plan.operation
-    is_half = base.dtype in (torch.bfloat16, torch.float16)
-    total = base
-    if gain is not None and plan.axis == "output":
-        shift = None if bias is None else operation.spread((1 - gain) * bias)
-        target = None if is_half else base
-        if shift is None:
-            total = torch.mul(base, operation.spread(gain), out=target)
-        else:
-            total = torch.addcmul(shift, base, operation.spread(gain), out=target)
-    if not is_half:
-        return operation.pointwise.add_apply(total, low, up)
-    return round_unbiased(operation.pointwise.apply(low, up) + total.float(), base)
+def exact_norm(norm: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, axis: NormAxis) -> Tensor:
+    """`norm`, computed before from these factors, with its gradient in them."""
+    return cast(Tensor, FactoredNormGradient.apply(norm, weight, down, up, scale, axis))
 
 
 def _effective_up(up: Tensor, gain: Tensor | None, plan: Plan) -> Tensor:
-    return (up * _up_scale(up, gain, plan)).to(plan.dtype)
+    return (up * _up_factor(up, gain, plan)).to(plan.dtype)
 
 
-def _up_scale(up: Tensor, gain: Tensor | None, plan: Plan) -> Tensor | float:
-    if gain is None or plan.axis != "output":
-        return plan.scale
-    return along(gain * plan.scale, up, plan.axis)
-
-
-def _sum_of_products(operation: Operation, a: Tensor, b: Tensor) -> Tensor:
-    return operation.sum(a * b)
-
-
-def _weak_gradient(ctx: Any, dy: Tensor, gain: Tensor) -> Tensor:
-    """dm where m is (nearly) 0 and y - b holds nothing of it: sum dy z / n with z = V x computed again."""
-    x, weight, _, _, up, _, norm, _, weak, low, _ = ctx.saved_tensors
-    plan: Plan = ctx.plan
-    z = plan.operation.apply(x.to(plan.dtype), weight[weak].to(plan.dtype))
-    z = plan.operation.pointwise.add_apply(z, low, (up[weak] * plan.scale).to(plan.dtype))
-    chosen = dy.index_select(plan.operation.channel, weak)
-    return _sum_of_products(plan.operation, z, chosen) / norm[weak]
+def _up_factor(up: Tensor, gain: Tensor | None, plan: Plan) -> Tensor | float:
+    return along(gain * plan.scale, up, "output") if gain is not None and plan.axis == "output" else plan.scale
 
 
 def _masked(x: Tensor, keep: Tensor | None) -> Tensor:

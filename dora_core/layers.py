@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dora_core import algebra
-from dora_core.functional import FactoredNormGradient, Factors, Plan, adapted, compute_dtype
+from dora_core.functional import Operands, Plan, adapted, compute_dtype, exact_norm
+from dora_core.kernels import EAGER, compiled
 from dora_core.operations import operation_of
 from dora_core.spec import NormAxis, NormGradient
 from dora_core.state import LayerWeights
@@ -26,6 +27,8 @@ class LoraLayer(nn.Module):
     W0 + t (W' - W0). The factors are float32 (float64 on a float64 base) and stay so when the model is cast.
     """
 
+    axis: NormAxis | None = None
+
     def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, scale: float, dropout: float = 0.0) -> None:
         super().__init__()
         self.base = base
@@ -34,6 +37,7 @@ class LoraLayer(nn.Module):
         self.dropout = dropout
         self.strength = 1.0
         self.is_enabled = True
+        self.is_compiled = False  # the passes over activations, not the matrix products
         self.unmerged: Tensor | None = None  # W0 while the base holds W'
         weight = base.weight
         dtype = algebra.accumulation_dtype(weight.dtype)
@@ -56,15 +60,14 @@ class LoraLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_enabled or self.strength == 0 or self.unmerged is not None:
             return self.base(x)
-        x = self.operation.pad(x)
-        factors, axis, scale = self._call()
+        x, base, scale = self.operation.pad(x), self.base, self.scale
         keep = None
         if self.training and self.dropout > 0:
             keep = torch.rand_like(x, dtype=torch.float32) >= self.dropout
             scale /= 1 - self.dropout
-        return adapted(
-            x, self.base.weight, self.base.bias, factors, Plan(self.operation, axis, scale, compute_dtype(x)), keep
-        )
+        operands = self._with_strength(Operands(x, base.weight, base.bias, self.down, self.up, keep=keep))
+        kernels = compiled() if self.is_compiled else EAGER
+        return adapted(operands, Plan(self.operation, self.axis, scale, compute_dtype(x), kernels))
 
     def merged_weight(self) -> Tensor:
         """The dense weight that `forward` stands for, W0 + strength (W' - W0), in float32 at least."""
@@ -113,8 +116,8 @@ class LoraLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"lora, rank={self.rank}, scale={self.scale:g}"
 
-    def _call(self) -> tuple[Factors, NormAxis | None, float]:
-        return Factors(self.down, self.up), None, self.strength * self.scale
+    def _with_strength(self, operands: Operands) -> Operands:
+        return operands if self.strength == 1 else operands._replace(up=self.strength * self.up)
 
     def _adapted_weight(self, weight: Tensor) -> Tensor:
         return weight + algebra.low_rank_delta(self.down.detach(), self.up.detach(), self.scale)
@@ -134,6 +137,7 @@ class DoraLayer(LoraLayer):
     PyTorch does not count (through `.data`, or by a foreign kernel) needs a call of `refresh_norm`.
     """
 
+    axis: NormAxis
     norm: Tensor
     base_squared: Tensor
 
@@ -147,7 +151,7 @@ class DoraLayer(LoraLayer):
         gradient: NormGradient = "detached",
     ) -> None:
         super().__init__(base, rank, scale, dropout)
-        self.axis: NormAxis = axis
+        self.axis = axis
         self.gradient: NormGradient = gradient
         weight = base.weight.detach()
         base_squared = algebra.squared_norm(weight, axis)
@@ -197,16 +201,15 @@ class DoraLayer(LoraLayer):
     def extra_repr(self) -> str:
         return f"dora, rank={self.rank}, scale={self.scale:g}, axis={self.axis}, gradient={self.gradient}"
 
-    def _call(self) -> tuple[Factors, NormAxis | None, float]:
+    def _with_strength(self, operands: Operands) -> Operands:
         if not torch.compiler.is_compiling() and self._versions != self._current_versions():
             self.refresh_norm()
-        norm = self.norm
+        norm, magnitude = self.norm, self.magnitude.flatten()
         if self.gradient == "exact" and torch.is_grad_enabled():
-            norm = FactoredNormGradient.apply(norm, self.base.weight, self.down, self.up, self.scale, self.axis)
-        factors = Factors(self.down, self.up, self.magnitude, norm, self._weak)
-        if self.strength != 1:
-            factors = _blended(self.down, self.up, self.magnitude.flatten() / norm, self.strength, self.axis)
-        return factors, self.axis, self.scale
+            norm = exact_norm(norm, self.base.weight, self.down, self.up, self.scale, self.axis)
+        if self.strength == 1:
+            return operands._replace(magnitude=magnitude, norm=norm, weak=self._weak)
+        return _blended(operands, magnitude / norm, self.strength, self.axis)
 
     def _adapted_weight(self, weight: Tensor) -> Tensor:
         return algebra.decomposed_weight(super()._adapted_weight(weight), self.magnitude.detach(), self.axis)
@@ -237,15 +240,16 @@ def read_flags(flags: Tensor) -> list[bool]:
     return [False] * flags.numel() if flags.is_meta else flags.flatten().tolist()
 
 
-def _blended(down: Tensor, up: Tensor, gain: Tensor, strength: float, axis: NormAxis) -> Factors:
+def _blended(operands: Operands, gain: Tensor, strength: float, axis: NormAxis) -> Operands:
     """W0 + t (W' - W0) as a DoRA layer of its own: gain 1 + t (g - 1), and the update times t g over that gain."""
     blended = 1 + strength * (gain - 1)
     share = strength * gain / blended
+    down, up = operands.down, operands.up
     if axis == "output":
         up = up * algebra.along(share, up, axis)
     else:
         down = down * algebra.along(share, down, axis)
-    return Factors(down, up, blended, torch.ones_like(blended))
+    return operands._replace(down=down, up=up, magnitude=blended, norm=torch.ones_like(blended))
 
 
 def _moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import grad
 
+from dora_core.kernels import Kernels
+
 
 class Operation(Protocol):
     """`weight_grad` and `input_grad` are the adjoints of `apply`; the `add_` forms work in place on their first argument."""
@@ -27,6 +29,10 @@ class Operation(Protocol):
         ...
 
     def pad(self, x: Tensor) -> Tensor: ...
+    def packed(self, dy: Tensor) -> Tensor:
+        """In a memory layout that every use of it can share."""
+        ...
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor: ...
     def input_grad(self, dy: Tensor, weight: Tensor, shape: torch.Size) -> Tensor: ...
     def weight_grad(self, dy: Tensor, x: Tensor, shape: torch.Size) -> Tensor: ...
@@ -36,8 +42,10 @@ class Operation(Protocol):
         """A vector over channels, shaped to be broadcast over inputs or outputs."""
         ...
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Over everything but the channels, in float32 at least."""
+    def weighed(
+        self, kernels: Kernels, a: Tensor, b: Tensor, offset: Tensor | None, gain: Tensor, out: Tensor
+    ) -> Tensor:
+        """`Kernels.weighed` per channel."""
         ...
 
 
@@ -53,6 +61,9 @@ class LinearOperation:
 
     def pad(self, x: Tensor) -> Tensor:
         return x
+
+    def packed(self, dy: Tensor) -> Tensor:
+        return dy.contiguous()
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -74,8 +85,10 @@ class LinearOperation:
     def spread(self, vector: Tensor) -> Tensor:
         return vector
 
-    def sum(self, values: Tensor) -> Tensor:
-        return _rows(values).sum(0, dtype=torch.promote_types(values.dtype, torch.float32))
+    def weighed(
+        self, kernels: Kernels, a: Tensor, b: Tensor, offset: Tensor | None, gain: Tensor, out: Tensor
+    ) -> Tensor:
+        return kernels.weighed(_rows(a), _rows(b), offset, gain, (0,), out.view(-1, out.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,9 @@ class ConvOperation:
     def pad(self, x: Tensor) -> Tensor:
         return F.pad(x, self.padded_by, self.padding_mode) if self.padded_by else x
 
+    def packed(self, dy: Tensor) -> Tensor:
+        return dy
+
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
 
@@ -115,8 +131,10 @@ class ConvOperation:
     def spread(self, vector: Tensor) -> Tensor:
         return vector[:, None, None]
 
-    def sum(self, values: Tensor) -> Tensor:
-        return values.sum((0, 2, 3), dtype=torch.promote_types(values.dtype, torch.float32))
+    def weighed(
+        self, kernels: Kernels, a: Tensor, b: Tensor, offset: Tensor | None, gain: Tensor, out: Tensor
+    ) -> Tensor:
+        return kernels.weighed(a, b, offset, self.spread(gain), (0, 2, 3), out)
 
 
 def operation_of(module: nn.Module) -> Operation:

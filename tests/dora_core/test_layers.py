@@ -134,15 +134,42 @@ def test_step_0_under_autocast_is_the_base_to_the_bit(spec: AdapterSpec, weights
     assert torch.equal(y, base)
 
 
+@pytest.mark.parametrize("spec", [AdapterSpec(kind="lora", rank=3), *(AdapterSpec(norm_axis=a, rank=3) for a in AXES)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_images_with_channels_moved_last_and_back_are_inputs_and_outputs_like_any_other(
+    spec: AdapterSpec, dtype: torch.dtype
+) -> None:
+    """What a UNet hands to its transformers: views, not copies."""
+    module = nn.Linear(24, 40).to(dtype)
+    image = torch.randn(2, 24, 6, 5).to(dtype)
+
+    def run(model: nn.Module) -> torch.Tensor:
+        return model(image.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (6, 5))
+
+    base = run(module)
+    model, adapter, layer = one_layer(module, spec, moved=False)
+    assert torch.equal(run(model), base)
+    move(layer)
+    copied = model(image.flatten(2).transpose(1, 2).contiguous()).transpose(1, 2).unflatten(2, (6, 5)).contiguous()
+    y, parameters = run(model), list(adapter.parameters())
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-6
+    assert error(y, copied) < tolerance
+    for ours, expected in zip(gradients(y, parameters), gradients(copied, parameters), strict=True):
+        assert error(ours, expected) < tolerance
+
+
 @every_axis
-def test_a_transposed_view_as_input_starts_as_the_base_to_the_bit(axis: NormAxis) -> None:
-    """What a UNet hands to its transformers: an image with the channels moved last, not copied."""
-    module = nn.Linear(24, 40).bfloat16()
-    image = torch.randn(2, 24, 6, 5).bfloat16()
-    x = image.flatten(2).transpose(1, 2)
-    base = module(x)
-    model, _, _ = one_layer(module, AdapterSpec(norm_axis=axis, rank=3), moved=False)
-    assert torch.equal(model(x), base)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_memory_format_of_a_convolution_is_kept(axis: NormAxis, dtype: torch.dtype) -> None:
+    make, shape = LAYERS["conv 3x3"]
+    model, adapter, _ = one_layer(make().to(dtype), AdapterSpec(norm_axis=axis, rank=3))
+    x = torch.randn(shape).to(dtype)
+    y, parameters = model(x), list(adapter.parameters())
+    last = model(x.to(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert error(last, y) < (1e-2 if dtype == torch.bfloat16 else 2e-6)
+    for ours, expected in zip(gradients(last, parameters), gradients(y, parameters), strict=True):
+        assert error(ours, expected) < (2e-2 if dtype == torch.bfloat16 else 2e-6)
 
 
 @every_axis
