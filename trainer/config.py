@@ -32,15 +32,17 @@ class ModelConfig(Section):
         title="Base model",
         description="A folder in diffusers' layout, a .safetensors checkpoint, a hub id (owner/name), or 'starter'.",
     )
-    revision: str | None = Field(None, title="Revision", description="Branch, tag or commit of a hub id.")
+    revision: str | None = Field(default=None, title="Revision", description="Branch, tag or commit of a hub id.")
     vae: str | None = Field(
-        None, title="Other VAE", description="A folder or hub id of a VAE to use in place of the base model's own."
+        default=None,
+        title="Other VAE",
+        description="A folder or hub id of a VAE to use in place of the base model's own.",
     )
     prediction: PredictionChoice = Field(
-        "auto", title="Prediction", description="What the base model predicts; auto: as its files say."
+        default="auto", title="Prediction", description="What the base model predicts; auto: as its files say."
     )
     zero_terminal_snr: bool | None = Field(
-        None,
+        default=None,
         title="Zero terminal SNR",
         description="Whether the last timestep of the noise schedule is pure noise; absent: as the model's files say.",
     )
@@ -53,17 +55,21 @@ class PriorConfig(Section):
         min_length=1, title="Class prompt", description="What the subject is one of, such as 'a dog'."
     )
     count: int = Field(
-        100,
+        default=100,
         ge=1,
         le=10_000,
         title="Class pictures",
         description="How many there should be; missing ones are generated.",
     )
     weight: float = Field(
-        1.0, gt=0, le=10, title="Weight of the class", description="Of the class pictures' loss beside the subject's."
+        default=1.0,
+        gt=0,
+        le=10,
+        title="Weight of the class",
+        description="Of the class pictures' loss beside the subject's.",
     )
     folder: Path | None = Field(
-        None,
+        default=None,
         title="Class folder",
         description="Where class pictures lie or are put; absent: one of this base model and prompt, shared by runs.",
     )
@@ -72,169 +78,228 @@ class PriorConfig(Section):
 class DataConfig(Section):
     folder: Path = Field(title="Pictures", description="The folder of pictures, captions beside them.")
     instance_prompt: str = Field(
-        "", title="Prompt of the set", description="What every picture without a caption file of its own is called."
+        default="",
+        title="Prompt of the set",
+        description="What every picture without a caption file of its own is called.",
     )
     resolution_px: PicturePixels = Field(
-        512, title="Resolution", description="Side of a square with as many pixels as a training picture has, about."
+        default=512,
+        title="Resolution",
+        description="Side of a square with as many pixels as a training picture has, about.",
     )
     bucket_step_px: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = Field(
-        64, title="Bucket step", description="Training pictures' sides are multiples of this."
+        default=64, title="Bucket step", description="Training pictures' sides are multiples of this."
     )
     bucket_ratio: float = Field(
-        2.0, ge=1, le=4, title="Longest bucket", description="Longest side by shortest; 1: squares only."
+        default=2.0, ge=1, le=4, title="Longest bucket", description="Longest side by shortest; 1: squares only."
     )
     smallest_side_px: int = Field(
-        64, ge=1, le=4096, title="Smallest side", description="Pictures with a shorter side are left out, by name."
+        default=64,
+        ge=1,
+        le=4096,
+        title="Smallest side",
+        description="Pictures with a shorter side are left out, by name.",
     )
     longest_ratio: float = Field(
-        4.0,
+        default=4.0,
         ge=1,
         le=100,
         title="Longest picture",
         description="Pictures longer than this for their width are left out.",
     )
     background: str = Field(
-        "#ffffff",
+        default="#ffffff",
         pattern="^#[0-9a-fA-F]{6}$",
         title="Background",
         description="Colour below transparent pictures, as #rrggbb.",
     )
     prior: PriorConfig | None = Field(
-        None, title="Prior preservation", description="Class pictures that are trained along; absent: none."
+        default=None, title="Prior preservation", description="Class pictures that are trained along; absent: none."
     )
 
 
 class AdapterConfig(Section):
-    kind: Kind = Field("dora", title="Kind", description="dora: LoRA with a magnitude of its own; lora: without.")
+    kind: Kind = Field(
+        default="dora", title="Kind", description="dora: LoRA with a magnitude of its own; lora: without."
+    )
     norm_axis: NormAxis = Field(
-        "input",
+        default="input",
         title="DoRA's axis",
         description="One magnitude per input (ComfyUI and Forge render it exactly) or per output (as PEFT).",
     )
     norm_gradient: NormGradient = Field(
-        "detached",
+        default="detached",
         title="DoRA's gradient",
         description="detached: the norm is a constant in backward (DoRA paper, section 4.3); exact: it is not.",
     )
-    rank: int = Field(16, ge=1, le=1024, title="Rank", description="Size of the update of each layer.")
+    rank: int = Field(default=16, ge=1, le=1024, title="Rank", description="Size of the update of each layer.")
     alpha: float | None = Field(
-        None, gt=0, le=4096, title="Alpha", description="The update is scaled by alpha / rank; absent: alpha = rank."
+        default=None,
+        gt=0,
+        le=4096,
+        title="Alpha",
+        description="The update is scaled by alpha / rank; absent: alpha = rank.",
     )
     conv_rank: int | None = Field(
-        None, ge=1, le=1024, title="Rank of convolutions", description="Of kernels above 1x1; absent: as rank."
+        default=None, ge=1, le=1024, title="Rank of convolutions", description="Of kernels above 1x1; absent: as rank."
     )
     rank_stabilised: bool = Field(
-        False, title="Rank-stabilised", description="Scale by alpha / sqrt(rank) (rsLoRA) instead of alpha / rank."
+        default=False,
+        title="Rank-stabilised",
+        description="Scale by alpha / sqrt(rank) (rsLoRA) instead of alpha / rank.",
     )
-    dropout: float = Field(0.0, ge=0, lt=1, title="Dropout", description="On the input of the low-rank path.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, title="Dropout", description="On the input of the low-rank path.")
     targets: TargetSet = Field(
-        "attention", title="Layers", description="Which layers of the UNet (and text encoder) are adapted."
+        default="attention", title="Layers", description="Which layers of the UNet (and text encoder) are adapted."
     )
     include: tuple[str, ...] = Field(
-        (), title="Only layers", description="Globs over module paths of the UNet, in place of the set of layers."
+        default=(),
+        title="Only layers",
+        description="Globs over module paths of the UNet, in place of the set of layers.",
     )
     exclude: tuple[str, ...] = Field(
-        (), title="Except layers", description="Globs over module paths of the UNet that are left out."
+        default=(), title="Except layers", description="Globs over module paths of the UNet that are left out."
     )
     text_encoder: bool = Field(
-        False, title="Train the text encoder", description="Adapt the text encoder (both of SDXL) as well."
+        default=False, title="Train the text encoder", description="Adapt the text encoder (both of SDXL) as well."
     )
 
 
 class OptimConfig(Section):
     learning_rate: float = Field(
-        1e-4, gt=0, le=0.1, title="Learning rate", description="Of the UNet's adapter, at the top of the schedule."
+        default=1e-4,
+        gt=0,
+        le=0.1,
+        title="Learning rate",
+        description="Of the UNet's adapter, at the top of the schedule.",
     )
     text_encoder_learning_rate: float | None = Field(
-        None,
+        default=None,
         gt=0,
         le=0.1,
         title="Learning rate of the text encoder",
         description="Absent: a quarter of the learning rate.",
     )
     magnitude_factor: float = Field(
-        1.0, ge=0, le=100, title="Magnitude's factor", description="Learning rate of DoRA's magnitudes by the others'."
+        default=1.0,
+        ge=0,
+        le=100,
+        title="Magnitude's factor",
+        description="Learning rate of DoRA's magnitudes by the others'.",
     )
     weight_decay: float = Field(
-        0.01, ge=0, le=1, title="Weight decay", description="AdamW's, of the factors; magnitudes have none."
+        default=0.01, ge=0, le=1, title="Weight decay", description="AdamW's, of the factors; magnitudes have none."
     )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        (0.9, 0.999), title="Betas", description="AdamW's averaging of the gradient and of its square."
+        default=(0.9, 0.999), title="Betas", description="AdamW's averaging of the gradient and of its square."
     )
     clip_norm: float = Field(
-        1.0, gt=0, le=1000, title="Gradient clip", description="Largest norm of all gradients together."
+        default=1.0, gt=0, le=1000, title="Gradient clip", description="Largest norm of all gradients together."
     )
 
 
 class ScheduleConfig(Section):
     kind: ScheduleKind = Field(
-        "cosine", title="Schedule", description="Of the learning rate after warm-up: falls to 0, or stays."
+        default="cosine", title="Schedule", description="Of the learning rate after warm-up: falls to 0, or stays."
     )
     warmup: float = Field(
-        0.05, ge=0, le=0.5, title="Warm-up", description="Share of the steps in which the learning rate rises from 0."
+        default=0.05,
+        ge=0,
+        le=0.5,
+        title="Warm-up",
+        description="Share of the steps in which the learning rate rises from 0.",
     )
 
 
 class TrainConfig(Section):
-    steps: int = Field(1000, ge=1, le=1_000_000, title="Steps", description="Optimizer steps of the whole run.")
-    batch_size: int = Field(1, ge=1, le=256, title="Batch", description="Pictures that go through the model at once.")
+    steps: int = Field(default=1000, ge=1, le=1_000_000, title="Steps", description="Optimizer steps of the whole run.")
+    batch_size: int = Field(
+        default=1, ge=1, le=256, title="Batch", description="Pictures that go through the model at once."
+    )
     accumulation: int = Field(
-        1, ge=1, le=256, title="Accumulation", description="Batches whose gradients make up one step."
+        default=1, ge=1, le=256, title="Accumulation", description="Batches whose gradients make up one step."
     )
     seed: int = Field(
-        0, ge=0, le=2**32 - 1, title="Seed", description="Start values, order, noise: all follow from it."
+        default=0, ge=0, le=2**32 - 1, title="Seed", description="Start values, order, noise: all follow from it."
     )
     precision: Precision = Field(
-        "auto", title="Precision", description="Of the frozen model; auto: bf16 where the card has it, fp32 on a CPU."
+        default="auto",
+        title="Precision",
+        description="Of the frozen model; auto: bf16 where the card has it, fp32 on a CPU.",
     )
     checkpointing: bool = Field(
-        False, title="Save memory", description="Compute activations twice instead of keeping them: slower, smaller."
+        default=False,
+        title="Save memory",
+        description="Compute activations twice instead of keeping them: slower, smaller.",
     )
     min_snr_gamma: float | None = Field(
-        None, gt=0, le=100, title="Min-SNR gamma", description="Weigh timesteps by min(SNR, gamma); absent: all alike."
+        default=None,
+        gt=0,
+        le=100,
+        title="Min-SNR gamma",
+        description="Weigh timesteps by min(SNR, gamma); absent: all alike.",
     )
     text_encoder_stop: float = Field(
-        1.0, gt=0, le=1, title="Text encoder until", description="Share of the steps after which it stays as it is."
+        default=1.0,
+        gt=0,
+        le=1,
+        title="Text encoder until",
+        description="Share of the steps after which it stays as it is.",
     )
     validation_every_steps: int = Field(
-        100, ge=0, le=1_000_000, title="Validate every", description="Steps between validation losses; 0: none."
+        default=100, ge=0, le=1_000_000, title="Validate every", description="Steps between validation losses; 0: none."
     )
     validation_pictures: int = Field(
-        4, ge=1, le=64, title="Validation pictures", description="How many, with fixed noise and timesteps."
+        default=4, ge=1, le=64, title="Validation pictures", description="How many, with fixed noise and timesteps."
     )
     twin: bool = Field(
-        False, title="Twin runs", description="Train LoRA and DoRA as a pair that differs in nothing else."
+        default=False, title="Twin runs", description="Train LoRA and DoRA as a pair that differs in nothing else."
     )
 
 
 class SampleConfig(Section):
     prompts: tuple[str, ...] = Field(
-        (), max_length=32, title="Sample prompts", description="Drawn with fixed seeds; none: the prompt of the set."
+        default=(),
+        max_length=32,
+        title="Sample prompts",
+        description="Drawn with fixed seeds; none: the prompt of the set.",
     )
-    negative: str = Field("", title="Negative prompt", description="What samples should not show.")
+    negative: str = Field(default="", title="Negative prompt", description="What samples should not show.")
     every_steps: int = Field(
-        250, ge=0, le=1_000_000, title="Sample every", description="Steps between samples; 0: first and last only."
+        default=250,
+        ge=0,
+        le=1_000_000,
+        title="Sample every",
+        description="Steps between samples; 0: first and last only.",
     )
-    steps: int = Field(25, ge=1, le=1000, title="Sampler steps", description="Denoising steps of a sample.")
-    guidance: float = Field(7.0, ge=0, le=50, title="Guidance", description="Strength of the prompt in samples.")
-    seed: int = Field(0, ge=0, le=2**32 - 1, title="Sample seed", description="Noise that samples start from.")
+    steps: int = Field(default=25, ge=1, le=1000, title="Sampler steps", description="Denoising steps of a sample.")
+    guidance: float = Field(
+        default=7.0, ge=0, le=50, title="Guidance", description="Strength of the prompt in samples."
+    )
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, title="Sample seed", description="Noise that samples start from.")
     size_px: tuple[PicturePixels, PicturePixels] | None = Field(
-        None, title="Sample size", description="Width and height; absent: a square of the training resolution."
+        default=None, title="Sample size", description="Width and height; absent: a square of the training resolution."
     )
 
 
 class SaveConfig(Section):
     every_steps: int = Field(
-        250, ge=0, le=1_000_000, title="Save every", description="Steps between checkpoints; 0: at the end only."
+        default=250,
+        ge=0,
+        le=1_000_000,
+        title="Save every",
+        description="Steps between checkpoints; 0: at the end only.",
     )
-    keep_last: int = Field(2, ge=1, le=1000, title="Keep", description="Newest checkpoints that stay on disk.")
+    keep_last: int = Field(default=2, ge=1, le=1000, title="Keep", description="Newest checkpoints that stay on disk.")
 
 
 class RunConfig(Section):
     """One run; `run.toml` in its directory is this, whole."""
 
-    config_version: Literal[1] = Field(CONFIG_VERSION, title="Version", description="Of this list of settings.")
-    name: str = Field("run", title="Name", description="What the run is called; its folder's name is made from it.")
+    config_version: Literal[1] = Field(default=CONFIG_VERSION, title="Version", description="Of this list of settings.")
+    name: str = Field(
+        default="run", title="Name", description="What the run is called; its folder's name is made from it."
+    )
     model: ModelConfig
     data: DataConfig
     adapter: AdapterConfig = AdapterConfig()
