@@ -179,6 +179,8 @@ def modules_of(family: str, components: Mapping[str, nn.Module]) -> ModelModules
 
 def _check(path: str | os.PathLike[str], state: AdapterState, modules: ModelModules, layout: Layout) -> None:
     name = PurePath(path).name
+    if not state.layers:
+        raise FileFormatError(f"nothing to write to {name}: the adapter has no layers")
     if layout == "kohya-compensated" and not name.endswith(NAME_ENDINGS[layout]):
         raise FileFormatError(f"{name} renders rightly in few programs: end its name with {NAME_ENDINGS[layout]!r}")
     if layout == "peft" and state.norm_axis == "input":

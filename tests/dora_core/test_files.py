@@ -310,6 +310,12 @@ def test_layers_that_the_model_lacks_or_has_in_another_size_are_listed(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+def test_an_adapter_of_no_layers_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="the adapter has no layers"):
+        write_adapter(tmp_path / "a.safetensors", AdapterState({}), SD1)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("part", ["down", "up", "magnitude"])
 def test_values_that_are_not_finite_are_never_written(tmp_path: Path, part: str) -> None:
     state, _ = made("input", [LINEAR, CONV])
