@@ -21,7 +21,10 @@ def sample(
     home: HomeOption = None,
 ) -> None:
     """Draw samples, with the run's own settings or others."""
-    from trainer.resample import draw_run  # noqa: PLC0415 - loads torch, which --help does not need
-
     with told():
+        from trainer.quiet import quiet_libraries  # noqa: PLC0415 - as the next
+
+        quiet_libraries()
+        from trainer.resample import draw_run  # noqa: PLC0415 - loads torch, which --help does not need
+
         typer.echo(f"{draw_run(Store(Home.find(home)).find(run), settings or ())}")

@@ -15,10 +15,11 @@ from diffusers import (
     DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    UNet2DConditionModel,
 )
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from dora_core.errors import FileFormatError
 from dora_core.families import Family
@@ -26,7 +27,8 @@ from trainer.base_files import locate, look_up
 from trainer.config import ModelConfig
 from trainer.diffusion import NoiseSchedule, noise_schedule
 
-PIPELINES: Mapping[str, type[DiffusionPipeline]] = {
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+PIPELINES: Mapping[str, type[StableDiffusionPipeline] | type[StableDiffusionXLPipeline]] = {
     "sd1": StableDiffusionPipeline,
     "sd2": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
@@ -45,10 +47,10 @@ class Components:
 
     family: Family
     path: Path
-    pipeline: DiffusionPipeline
+    pipeline: Pipeline
 
     @property
-    def unet(self) -> nn.Module:
+    def unet(self) -> UNet2DConditionModel:
         return self.pipeline.unet
 
     @property
@@ -56,7 +58,7 @@ class Components:
         return self.pipeline.vae
 
     @cached_property
-    def text_encoders(self) -> dict[str, nn.Module]:
+    def text_encoders(self) -> dict[str, CLIPTextModel]:
         """``text_encoder`` and, where the family has it, ``text_encoder_2``."""
         names = [component.name for component in self.family.components if component.name != "unet"]
         return {name: getattr(self.pipeline, name) for name in names}
@@ -133,7 +135,7 @@ def _fetch(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _set_schedule(pipeline: DiffusionPipeline, model: ModelConfig) -> None:
+def _set_schedule(pipeline: Pipeline, model: ModelConfig) -> None:
     """Let the scheduler, which samples are drawn with too, be what the user says instead of what the files say."""
     changes: dict[str, object] = {}
     if model.prediction != "auto":
@@ -146,14 +148,14 @@ def _set_schedule(pipeline: DiffusionPipeline, model: ModelConfig) -> None:
         pipeline.register_modules(scheduler=DDIMScheduler.from_config(dict(pipeline.scheduler.config) | changes))
 
 
-def _load_folder(path: Path, family: Family, dtype: torch.dtype) -> DiffusionPipeline:
+def _load_folder(path: Path, family: Family, dtype: torch.dtype) -> Pipeline:
     kind = PIPELINES[family.name]
     return kind.from_pretrained(
         path, dtype={"vae": torch.float32, "default": dtype}, use_safetensors=True, **_unused_parts(kind)
     )
 
 
-def _load_file(path: Path, family: Family, dtype: torch.dtype) -> DiffusionPipeline:
+def _load_file(path: Path, family: Family, dtype: torch.dtype) -> Pipeline:
     """Configs and tokenizer come from a folder beside the file that has the file's name, or from the hub's cache."""
     beside = path.with_suffix("")
     kind = PIPELINES[family.name]
@@ -168,7 +170,7 @@ def _load_file(path: Path, family: Family, dtype: torch.dtype) -> DiffusionPipel
         ) from error
 
 
-def _unused_parts(kind: type[DiffusionPipeline]) -> dict[str, None]:
+def _unused_parts(kind: type[Pipeline]) -> dict[str, None]:
     """Parts that are neither trained nor needed to draw: not loaded where the pipeline knows them."""
     return {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "feature_extractor": None}
 

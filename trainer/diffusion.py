@@ -42,6 +42,7 @@ def noise_schedule(scheduler_config: Mapping[str, Any]) -> NoiseSchedule:
             "picture where there is only noise: set model.zero_terminal_snr to false, or model.prediction to v."
         )
     plain = DDPMScheduler.from_config(dict(scheduler_config) | {"rescale_betas_zero_snr": False})
+    assert isinstance(plain, DDPMScheduler)  # not the pair that from_config can be asked for
     alphas_bar = plain.alphas_cumprod.float()
     return NoiseSchedule(rescale_to_zero_snr(alphas_bar) if ends_in_noise else alphas_bar, PREDICTIONS[kind])
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from trainer.components import Pipeline
 from trainer.faults import crash_point
 from trainer.seeds import generator
 
@@ -35,7 +35,7 @@ class Shot:
 
 
 @torch.no_grad()
-def draw_picture(pipeline: DiffusionPipeline, shot: Shot) -> Image.Image:
+def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
     """With the pipeline's own scheduler; decoded in the VAE's precision, whatever the UNet's is."""
     latents = pipeline(
         prompt=shot.prompt,
@@ -48,8 +48,8 @@ def draw_picture(pipeline: DiffusionPipeline, shot: Shot) -> Image.Image:
         output_type="latent",
     ).images
     vae = pipeline.vae
-    unscaled = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-    decoded = vae.decode(unscaled).sample
+    unscaled = latents.to(vae.dtype) / vae.config["scaling_factor"] + (vae.config["shift_factor"] or 0)
+    decoded = vae.decode(unscaled, return_dict=False)[0]
     return pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
 
 
@@ -57,7 +57,7 @@ def samples_folder(samples: Path, step: int) -> Path:
     return samples / f"step-{step:06d}"
 
 
-def draw_samples(pipeline: DiffusionPipeline, shots: Sequence[Shot], folder: Path) -> None:
+def draw_samples(pipeline: Pipeline, shots: Sequence[Shot], folder: Path) -> None:
     """One PNG per shot and samples.json, which names them; `folder` appears whole, in place of an older one."""
     temporary = folder.with_name(f"{UNFINISHED}{folder.name}-{secrets.token_hex(4)}")
     temporary.mkdir(parents=True)

@@ -24,7 +24,7 @@ class Denoiser:
     unet: nn.Module
     text: TextSource
     schedule: NoiseSchedule
-    autocast: Callable[[], AbstractContextManager[None]]
+    autocast: Callable[[], AbstractContextManager[object]]
     min_snr_gamma: float | None
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:

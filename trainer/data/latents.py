@@ -59,5 +59,5 @@ class LatentCache:
 
 def scaled_latents(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """(mean - shift) * scaling factor, of about unit spread; pictures: (batch, 3, height, width) in -1..1."""
-    mean = vae.encode(pictures).latent_dist.mode()
-    return (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+    mean = vae.encode(pictures, return_dict=False)[0].mode()
+    return (mean - (vae.config["shift_factor"] or 0)) * vae.config["scaling_factor"]
