@@ -1,0 +1,250 @@
+"""The plan of a run: what is there, what it takes, and every problem, before anything is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import ExifTags, Image
+from rich.console import Console
+
+from trainer.cli_plan import print_plan
+from trainer.config_io import parse_config
+from trainer.data.dataset import BatchOrder, bucket_groups, make_examples
+from trainer.data.report import DatasetReport, dataset_notices, least_tokens, report_dataset
+from trainer.disk import MARGIN_BYTES
+from trainer.home import Home
+from trainer.plan import Machine, Plan, plan
+from trainer.speed import record_speed
+
+GIB = 2**30
+PROCESSOR, CARD = Machine("the processor", 16 * GIB, False), Machine("a card", 8 * GIB, True)
+PIXELS: dict[str, Any] = {"resolution_px": 64, "bucket_step_px": 8, "smallest_side_px": 16}
+
+
+@pytest.fixture
+def make_plan(tmp_path: Path, tiny_base: Callable[[str], Path], picture_folder: Path) -> Callable[..., Plan]:
+    """A plan of the tiny model and five pictures, settings changed by section."""
+
+    def made(machine: Machine = PROCESSOR, **sections: Any) -> Plan:
+        values: dict[str, Any] = {
+            "model": {"base": str(tiny_base("sd1"))},
+            "data": {"folder": str(picture_folder), "instance_prompt": "a sks thing", **PIXELS},
+            "train": {"steps": 12},
+        }
+        for section, settings in sections.items():
+            values[section] = {**values.get(section, {}), **settings}
+        return plan(parse_config(values), Home(tmp_path / "home"), machine)
+
+    return made
+
+
+def keys(found: Plan) -> list[str]:
+    return [problem.key for problem in found.problems]
+
+
+def test_a_good_config_has_a_plan_without_problems(make_plan: Callable[..., Plan]) -> None:
+    found = make_plan()
+    assert found.problems == ()
+    assert found.is_ready
+    assert found.dataset.count == sum(found.dataset.buckets.values()) == 5
+    assert (found.dataset.captions.found, len(found.dataset.captions.missing)) == (3, 2)
+    assert found.memory is not None
+    assert found.memory.peak_bytes > 0
+    assert found.seconds is None
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (2, 1), (4, 3)])
+def test_passes_are_those_that_the_order_of_batches_makes(
+    make_plan: Callable[..., Plan], batch_size: int, accumulation: int
+) -> None:
+    found = make_plan(train={"batch_size": batch_size, "accumulation": accumulation})
+    pictures = found.dataset.images.pictures
+    texts = {picture.path: "" for picture in pictures}
+    groups = bucket_groups(make_examples(pictures, texts, sorted(found.dataset.buckets)))
+    order = BatchOrder(groups, batch_size, 0, "instance")
+    assert found.passes == pytest.approx(12 * accumulation / order.batches_per_pass)
+
+
+def test_minutes_are_steps_at_the_speed_measured_here(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    record_speed(Home(tmp_path / "home"), make_plan().config, "cpu", 0.5)
+    assert make_plan().seconds == pytest.approx(12 * 0.5)
+    twin = make_plan(train={"twin": True})
+    assert twin.seconds == pytest.approx(2 * 12 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "words"),
+    [
+        ({"data": {"folder": "/nowhere/at/all"}}, "data.folder", "there is no such folder"),
+        ({"model": {"base": "/nowhere.safetensors"}}, "model.base", "is not there"),
+        ({"model": {"base": "model.ckpt"}}, "model.base", "is a pickle"),
+        ({"data": {"instance_prompt": ""}}, "data.instance_prompt", "2 of 5 pictures have no caption"),
+        ({"adapter": {"include": ["*.atn1.*"]}}, "adapter.include", "'*.atn1.*': no layer"),
+        ({"adapter": {"exclude": ["*"]}}, "adapter.exclude", "leaves no layer"),
+    ],
+)
+def test_what_keeps_a_run_from_starting_is_a_problem_that_names_its_key(
+    make_plan: Callable[..., Plan], sections: Any, key: str, words: str
+) -> None:
+    found = make_plan(**sections)
+    assert keys(found) == [key]
+    assert words in str(found.problems[0])
+    assert str(found.problems[0]).startswith(key)
+    assert not found.is_ready
+
+
+def test_all_problems_are_told_at_once(make_plan: Callable[..., Plan]) -> None:
+    assert keys(make_plan(data={"folder": "/nowhere"}, model={"base": "x.pt"})) == ["data.folder", "model.base"]
+
+
+def test_pictures_without_captions_need_no_prompt_when_all_have_one(
+    make_plan: Callable[..., Plan], picture_folder: Path
+) -> None:
+    for picture in picture_folder.glob("*.png"):
+        picture.with_suffix(".txt").write_text("a thing")
+    assert make_plan(data={"instance_prompt": ""}).is_ready
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "holds no pictures"), (9, "are few"), (51, ""), (201, "are many")])
+def test_no_pictures_stop_a_run_and_few_or_many_are_a_word(
+    tmp_path: Path, make_plan: Callable[..., Plan], count: int, words: str
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(count):
+        Image.new("RGB", (16, 16), (number, number // 2, 9)).save(folder / f"{number}.png")
+    found = make_plan(data={"folder": str(folder)})
+    assert found.is_ready == (count > 0)
+    said = [*map(str, found.problems), *found.notices]
+    assert any(words in text for text in said) if words else not any("are few" in t or "are many" in t for t in said)
+
+
+def test_a_folder_with_nothing_usable_says_how_many_files_it_looked_at(
+    tmp_path: Path, make_plan: Callable[..., Plan]
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("a.png", "b.heic"):
+        (folder / name).write_bytes(b"nothing")
+    found = make_plan(data={"folder": str(folder)})
+    assert "2 files, none of which can be used" in str(found.problems[0])
+    assert sum("is left out" in notice for notice in found.notices) == 2
+
+
+def report_of(folder: Path, **data: Any) -> DatasetReport:
+    return report_dataset(
+        parse_config({"model": {"base": "x"}, "data": {"folder": str(folder), **PIXELS, **data}}).data
+    )
+
+
+def test_every_peculiarity_of_a_picture_is_told_with_its_name(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (80, 70)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGBA", (80, 71), (1, 2, 3, 4)).save(tmp_path / "glass.png")
+    Image.new("CMYK", (80, 72)).save(tmp_path / "print.jpg")
+    frames = [Image.new("L", (80, 73), shade) for shade in (0, 200)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGB", (20, 21)).save(tmp_path / "small.png")
+    Image.new("RGB", (300, 80)).save(tmp_path / "wide.png")
+    (tmp_path / "copy.png").write_bytes((tmp_path / "small.png").read_bytes())
+    (tmp_path / "orphan.txt").write_text("of nothing")
+    (tmp_path / "glass.txt").write_text("one two " * 50)
+    notices = dataset_notices(report_of(tmp_path), batch_size=3, tokens=77)
+    for start, words in {
+        "1 (turned.jpg): stored turned": "trained upright",
+        "1 (glass.png): transparent": "background",
+        "1 (moving.gif): animated": "first frame",
+        "2 (moving.gif, print.jpg): not in RGB": "converted",
+        "1 (copy.png): smaller": "enlarged",
+        "1 (wide.png): cut by more than 20%": "data.bucket_ratio",
+        "small.png is left out": "the same picture as copy.png",
+        "5 (copy.png, moving.gif, print.jpg and 2 more): without a caption": "prompt of the set",
+        "1 (orphan.txt): a caption of no picture": "not used",
+        "1 (glass.png): with a caption longer than the 77 tokens": "cut off",
+        "sizes with fewer pictures than a batch of 3": "repeat",
+    }.items():
+        assert [notice for notice in notices if notice.startswith(start) and words in notice], start
+
+
+def test_no_picture_is_lost_between_scan_and_buckets(tmp_path: Path) -> None:
+    for number, size in enumerate([(64, 64), (640, 64), (17, 300), (90, 1000), (33, 32)]):
+        Image.new("RGB", size, (number, 0, 0)).save(tmp_path / f"{number}.png")
+    report = report_of(tmp_path, longest_ratio=100)
+    assert report.count == len(report.placements) == 5
+
+
+def test_least_tokens_never_exceeds_what_clips_tokenizer_makes(tiny_base: Callable[[str], Path]) -> None:
+    from transformers import CLIPTokenizer  # noqa: PLC0415 - slow to import, for this one test
+
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_base("sd1") / "tokenizer")
+    for text in ("", "a cat", "it's 1234 o'clock!!! (really)", "a_b — naïve 日本 🦊🦊", "x" * 99):
+        assert least_tokens(text) <= len(tokenizer(text).input_ids)
+
+
+def test_a_card_that_is_too_small_is_a_notice_with_the_next_thing_to_try(make_plan: Callable[..., Plan]) -> None:
+    small = Machine("a tiny card", 100 * 2**20, True)
+    assert any("set train.checkpointing to true" in notice for notice in make_plan(small).notices)
+    train = {"checkpointing": True, "batch_size": 4}
+    assert any(
+        "set train.batch_size to 2 and train.accumulation to 2" in n for n in make_plan(small, train=train).notices
+    )
+    assert not any("may not fit" in notice for notice in make_plan(CARD).notices)
+
+
+def test_a_full_disk_is_a_problem(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    need = make_plan().disk_bytes
+    for free, is_ready in ((need + MARGIN_BYTES, True), (need + MARGIN_BYTES - 1, False)):
+        monkeypatch.setattr("trainer.plan.free_bytes", lambda path, free=free: free)
+        assert make_plan().is_ready == is_ready
+
+
+def test_a_model_that_is_still_to_be_fetched_is_planned_from_its_family(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    known = make_plan(model={"base": "stabilityai/stable-diffusion-xl-base-1.0"})
+    assert known.memory is not None
+    assert not any(part.is_counted for part in known.memory.step)
+    assert any("it is fetched first" in notice for notice in known.notices)
+    unknown = make_plan(model={"base": "somebody/something"})
+    assert (unknown.memory, dict(unknown.trainable)) == (None, {})
+    assert any("once it has been fetched" in notice for notice in unknown.notices)
+    assert unknown.is_ready
+
+
+def test_captions_and_names_with_marks_are_printed_as_they_are(
+    make_plan: Callable[..., Plan], picture_folder: Path
+) -> None:
+    odd = "[bold] ${alert(1)} {{x}}.txt"
+    (picture_folder / odd).write_text("[red]of no picture")
+    output = StringIO()
+    print_plan(make_plan(), Console(file=output, width=300))
+    assert odd in output.getvalue()
+
+
+def run_plan(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer.cli", "plan", *arguments, "--home", str(home)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_prints_the_plan_and_its_code_says_whether_it_can_start(
+    tmp_path: Path, tiny_base: Callable[[str], Path], picture_folder: Path
+) -> None:
+    settings = [f"model.base={tiny_base('sd1')}", f"data.folder={picture_folder}", "data.instance_prompt=a thing"]
+    good = run_plan("starter-dora", *settings, home=tmp_path / "home")
+    assert good.returncode == 0, good.stderr
+    assert "3 found, 2 missing" in good.stdout
+    bad = run_plan("starter-dora", *settings, "data.folder=/nowhere", home=tmp_path / "home")
+    assert bad.returncode == 1
+    assert "there is no such folder" in bad.stdout
+    worse = run_plan("starter-dora", *settings, "train.stepz=3", home=tmp_path / "home")
+    assert worse.returncode == 1
+    assert "did you mean train.steps?" in worse.stderr
+    assert not (tmp_path / "home").exists()

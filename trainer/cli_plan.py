@@ -1,0 +1,117 @@
+"""``dora-studio plan``: what a run would do and need, before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer.config_errors import ConfigError
+from trainer.config_io import load_config
+from trainer.home import Home
+from trainer.plan import Plan, plan
+from trainer.vram import MemoryPart
+
+app = typer.Typer(add_completion=False)
+GIB = 2**30
+
+
+@app.command(name="plan")
+def show_plan(
+    config: Annotated[str, typer.Argument(help="A TOML file, or the name of a preset.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings as key=value.", metavar="[KEY=VALUE]...")
+    ] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of the runs and the queue.")] = None,
+) -> None:
+    """Look at a config's pictures, captions and base model; tell steps, memory, minutes and disk, and every problem.
+
+    Loads no model. Exits with 1 when the run could not start.
+    """
+    try:
+        found = plan(load_config(config, overrides or ()), Home.find(home))
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    print_plan(found, Console())
+    raise typer.Exit(0 if found.is_ready else 1)
+
+
+def print_plan(found: Plan, console: Console) -> None:
+    """Text from files and configs is printed as it is, whatever marks are in it."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for title, text in summary(found):
+        table.add_row(Text(title, "bold"), Text(text))
+    console.print(table)
+    for notice in found.notices:
+        console.print(Text.assemble(("note  ", "yellow"), notice))
+    for problem in found.problems:
+        console.print(Text.assemble(("problem  ", "red"), str(problem)))
+
+
+def summary(found: Plan) -> list[tuple[str, str]]:
+    """Titles and texts of the plan, what cannot be told left out."""
+    rows = [
+        ("pictures", _pictures(found)),
+        ("sizes", ", ".join(f"{count} at {bucket}" for bucket, count in found.dataset.buckets.items())),
+        ("captions", f"{found.dataset.captions.found} found, {len(found.dataset.captions.missing)} missing"),
+        ("steps", _steps(found)),
+        ("trained", _trained(found)),
+        ("memory", _memory(found)),
+        ("time", _time(found)),
+        ("disk", _disk(found)),
+    ]
+    return [(title, text) for title, text in rows if text]
+
+
+def _pictures(found: Plan) -> str:
+    pictures = found.dataset.images.pictures
+    if not pictures:
+        return "none"
+    by_area = sorted(pictures, key=lambda picture: picture.width * picture.height)
+    small, large = by_area[0], by_area[-1]
+    sizes = f"{small.width}x{small.height} to {large.width}x{large.height} px"
+    return f"{len(pictures)}, {sizes}; {len(found.dataset.images.left_out)} left out"
+
+
+def _steps(found: Plan) -> str:
+    train = found.config.train
+    each = f"{train.steps} of {found.config.pictures_per_step} pictures = {found.passes:.1f} passes over all of them"
+    return f"{each}, once as LoRA and once as DoRA" if train.twin else each
+
+
+def _trained(found: Plan) -> str:
+    adapter = found.config.adapter
+    scale = (adapter.alpha or adapter.rank) / adapter.rank
+    parts = ", ".join(f"{count:,} parameters in {part}" for part, count in found.trainable.items())
+    return f"{parts}; {adapter.kind}, rank {adapter.rank}, alpha/rank {scale:g}" if parts else ""
+
+
+def _memory(found: Plan) -> str:
+    if found.memory is None:
+        return ""
+    have = f"{found.machine.memory_bytes / GIB:.1f} GiB of {found.machine.name}"
+    lines = [f"about {found.memory.peak_bytes / GIB:.2f} GiB at most, of {have}"]
+    lines += [_part(part) for part in found.memory.step]
+    drawing = found.memory.sampling[-1]
+    return "\n".join([*lines, f"{_part(drawing)}, in place of activations"])
+
+
+def _part(part: MemoryPart) -> str:
+    return f"{part.size_bytes / GIB:8.3f} GiB  {part.name}{'' if part.is_counted else ' (estimate)'}"
+
+
+def _time(found: Plan) -> str:
+    if found.speed is None or found.seconds is None:
+        return "not measured on this machine yet: the first run with this base model tells"
+    basis = "measured" if found.speed.is_same else f"scaled from a run at {found.speed.measured.resolution_px} px"
+    return f"about {found.seconds / 60:.1f} minutes of steps, {found.speed.seconds_per_step:.2f} s each ({basis})"
+
+
+def _disk(found: Plan) -> str:
+    parts = ", ".join(f"{part.name} {part.size_bytes / 2**20:,.0f} MiB" for part in found.disk)
+    return f"up to {found.disk_bytes / GIB:.2f} GiB of {found.free_disk_bytes / GIB:.1f} GiB free: {parts}"

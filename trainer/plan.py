@@ -1,0 +1,251 @@
+"""What a run would do, need and stumble over, in seconds: pictures, steps, memory, minutes, disk, and every problem.
+
+No weights are read and torch is not imported: the page asks for a plan while a form is filled in, `train` before it
+loads anything.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+
+from dora_core.errors import FileFormatError
+from trainer.base_files import BaseFacts, look_up
+from trainer.config import Precision, RunConfig
+from trainer.config_errors import Problem
+from trainer.data.report import DatasetReport, dataset_notices, report_dataset
+from trainer.data.scan import picture_files
+from trainer.devices import read_driver
+from trainer.disk import MARGIN_BYTES, free_bytes
+from trainer.home import Home
+from trainer.speed import Expectation, expected_speed
+from trainer.vram import FLOAT32, Memory, adapter_parameters, training_memory, unmatched_patterns
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it would be trained: a card, or the processor."""
+
+    name: str
+    memory_bytes: int
+    is_card: bool
+
+
+@dataclass(frozen=True)
+class DiskPart:
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`problems` must be solved first; `notices` are for reading. None: cannot be told, and one of them says why."""
+
+    config: RunConfig
+    machine: Machine
+    dataset: DatasetReport
+    base: BaseFacts | None
+    passes: float  # over the pictures
+    trainable: Mapping[str, int]  # parameters, by part of the base model
+    memory: Memory | None
+    speed: Expectation | None
+    disk: tuple[DiskPart, ...]
+    free_disk_bytes: int
+    problems: tuple[Problem, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.problems
+
+    @property
+    def runs(self) -> Literal[1, 2]:
+        return 2 if self.config.train.twin else 1
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all steps, without loading, samples and checkpoints."""
+        return None if self.speed is None else self.speed.seconds_per_step * self.config.train.steps * self.runs
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.disk)
+
+
+def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = None) -> Plan:
+    """The plan of a run on this machine, with what `home` remembers of its speed."""
+    home = home or Home.find()
+    machine = machine or this_machine()
+    dataset = report_dataset(config.data)
+    base, base_problems = _base(config)
+    is_known = base is not None and base.family is not None
+    trainable = adapter_parameters(config, base) if base and is_known else {}
+    memory = (
+        training_memory(config, base, precision_on(config, machine), machine.is_card) if base and is_known else None
+    )
+    disk = _disk(config, dataset, base, sum(trainable.values()))
+    free = free_bytes(home.runs)
+    problems = [
+        *_data_problems(config, dataset),
+        *base_problems,
+        *(_adapter_problems(config, base) if base and is_known else []),
+        *_disk_problems(disk, free),
+    ]
+    notices = [
+        *dataset_notices(dataset, config.train.batch_size, 77 if base is None else base.tokens),
+        *_base_notices(config, base),
+        *_prior_notices(config),
+        *_machine_notices(config, machine, memory),
+    ]
+    return Plan(
+        config,
+        machine,
+        dataset,
+        base,
+        config.train.steps * config.train.accumulation / max(dataset.batches_per_pass(config.train.batch_size), 1),
+        trainable,
+        memory,
+        expected_speed(home, config, "cuda" if machine.is_card else "cpu"),
+        disk,
+        free,
+        tuple(problems),
+        tuple(notices),
+    )
+
+
+def this_machine() -> Machine:
+    """The first card that the driver knows, else the processor."""
+    cards = read_driver().cards
+    if cards:
+        return Machine(cards[0].name, cards[0].total_mib * 2**20, True)
+    return Machine(f"the processor ({platform.machine()})", psutil.virtual_memory().total, False)
+
+
+def precision_on(config: RunConfig, machine: Machine) -> Precision:
+    """What 'auto' comes to: bf16 on a card (those before 2020 have none, and take fp16, as large), fp32 elsewhere."""
+    if config.train.precision != "auto":
+        return config.train.precision
+    return "bf16" if machine.is_card else "fp32"
+
+
+def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
+    try:
+        return look_up(config.model.base, config.model.revision), []
+    except FileFormatError as error:
+        return None, [Problem("model.base", f"model.base: {error}")]
+
+
+def _data_problems(config: RunConfig, dataset: DatasetReport) -> list[Problem]:
+    folder = config.data.folder
+    if not folder.is_dir():
+        return [
+            Problem("data.folder", f"data.folder is {str(folder)!r}: there is no such folder, give one with pictures")
+        ]
+    if not dataset.count:
+        looked_at = len(dataset.images.left_out)
+        found = f"{looked_at} files, none of which can be used" if looked_at else "no pictures"
+        return [
+            Problem("data.folder", f"data.folder is {str(folder)!r}: it holds {found}, put 10 to 50 pictures there")
+        ]
+    missing = len(dataset.captions.missing)
+    if missing and not config.data.instance_prompt:
+        sentence = f"data.instance_prompt is empty, and {missing} of {dataset.count} pictures have no caption: give one"
+        return [Problem("data.instance_prompt", f"{sentence} of both")]
+    return []
+
+
+def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
+    unmatched = unmatched_patterns(config, base)
+    if unmatched:
+        keys = "adapter.include" if set(unmatched) & set(config.adapter.include) else "adapter.exclude"
+        return [Problem(keys, f"{keys} has {', '.join(map(repr, unmatched))}: no layer of {base.name} is called so")]
+    if not adapter_parameters(config, base)["unet"]:
+        return [Problem("adapter.exclude", "adapter.exclude leaves no layer of the UNet: take globs out")]
+    return []
+
+
+def _disk(config: RunConfig, dataset: DatasetReport, base: BaseFacts | None, trained: int) -> tuple[DiskPart, ...]:
+    """Upper ends: pictures are counted as if PNG did not make them smaller."""
+    runs = 2 if config.train.twin else 1
+    width, height = config.sample.size_px or (config.data.resolution_px,) * 2
+    every, steps = config.sample.every_steps, config.train.steps
+    rounds = 2 + (steps // every if every else 0)
+    latent_values = (
+        sum(p.bucket.width * p.bucket.height for p in dataset.placements) // 64 * 4 * 2
+    )  # mean and deviation
+    checkpoint = 3 * trained * FLOAT32  # the adapter and two moments
+    is_fetched = base is None or base.path is not None
+    class_pictures = config.data.prior.count if config.data.prior else 0
+    parts = (
+        DiskPart(
+            f"checkpoints, {config.save.keep_last} and one being written",
+            checkpoint * (config.save.keep_last + 1) * runs,
+        ),
+        DiskPart("exported files", trained * FLOAT32 * runs),
+        DiskPart("samples", rounds * max(len(config.sample.prompts), 1) * width * height * 3 * runs),
+        DiskPart("prepared pictures", latent_values * FLOAT32),
+        DiskPart("class pictures", class_pictures * config.data.resolution_px**2 * 3),
+        DiskPart("the base model, to be fetched", 0 if is_fetched or base is None else base.bytes_on_disk),
+    )
+    return tuple(part for part in parts if part.size_bytes)
+
+
+def _disk_problems(disk: tuple[DiskPart, ...], free: int) -> list[Problem]:
+    need = sum(part.size_bytes for part in disk)
+    if need + MARGIN_BYTES <= free:
+        return []
+    sentence = f"the run needs up to {need / 2**30:.1f} GiB of disk and {free / 2**30:.1f} GiB are free: make room"
+    return [Problem("", f"{sentence}, or lower save.keep_last")]
+
+
+def _base_notices(config: RunConfig, base: BaseFacts | None) -> list[str]:
+    if base is None:
+        return []
+    if base.family is None:
+        return [f"{base.name} is not on this machine yet: memory can be told once it has been fetched"]
+    notices: list[str] = []
+    if base.path is None:
+        notices.append(
+            f"{base.name} is not on this machine yet: it is fetched first, {base.bytes_on_disk / 2**30:.1f} GiB or more"
+        )
+    if base.prediction is None and config.model.prediction == "auto" and base.path is not None:
+        notices.append(
+            "the base model's files do not say what it predicts: epsilon is taken, else set model.prediction"
+        )
+    native = base.family.resolution_px[base.prediction or "epsilon"]
+    is_released_size = base.shapes.get("unet.conv_in", (0,))[0] == 320
+    if is_released_size and config.data.resolution_px < native / 1.5:
+        notices.append(f"data.resolution_px is {config.data.resolution_px}: {base.family.title} was made for {native}")
+    return notices
+
+
+def _prior_notices(config: RunConfig) -> list[str]:
+    prior = config.data.prior
+    if prior is None or prior.folder is None:
+        return []
+    there = len(picture_files(prior.folder))
+    return [f"{there} of {prior.count} class pictures are there; missing ones are drawn first"]
+
+
+def _machine_notices(config: RunConfig, machine: Machine, memory: Memory | None) -> list[str]:
+    notices: list[str] = []
+    if not machine.is_card:
+        notices.append("no NVIDIA card was found: training runs on the processor, which only suits the starter model")
+    if memory is not None and memory.peak_bytes > 0.95 * machine.memory_bytes:
+        have = f"{machine.memory_bytes / 2**30:.1f} GiB of {machine.name}"
+        notices.append(f"about {memory.peak_bytes / 2**30:.1f} GiB may not fit the {have}: {_smaller(config)}")
+    return notices
+
+
+def _smaller(config: RunConfig) -> str:
+    """The next thing to try, cheapest first."""
+    if not config.train.checkpointing:
+        return "set train.checkpointing to true"
+    if config.train.batch_size > 1:
+        half = config.train.batch_size // 2
+        return f"set train.batch_size to {half} and train.accumulation to {config.train.accumulation * 2}"
+    return "lower data.resolution_px or adapter.rank"

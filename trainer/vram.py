@@ -1,0 +1,136 @@
+"""How much memory training takes, by part, without loading anything: counts where they can be had, else an estimate.
+
+Weights, adapter, gradients and moments are counted from shapes. Activations come from a table, `activation_bytes.json`,
+that `python -m trainer.count_activations` counts on the meta device for the released models; they are taken as
+proportional to pixels, pictures in a batch and the UNet's width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from math import prod
+from pathlib import Path
+
+from dora_core.families import shipped_modules
+from dora_core.header import Shape
+from dora_core.spec import AdapterSpec
+from trainer.adapter_specs import adapter_specs
+from trainer.base_files import BaseFacts
+from trainer.config import Precision, RunConfig
+
+ACTIVATION_TABLE = Path(__file__).with_name("activation_bytes.json")
+FLOAT32 = 4
+BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+CUDA_CONTEXT_BYTES = 600 * 2**20  # of the driver, the kernels and the allocator's rounding; differs by card
+
+
+@dataclass(frozen=True)
+class MemoryPart:
+    name: str
+    size_bytes: int
+    is_counted: bool  # else an estimate
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a training step, and of drawing a sample, which comes at other times."""
+
+    step: tuple[MemoryPart, ...]
+    sampling: tuple[MemoryPart, ...]
+
+    @property
+    def step_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.step)
+
+    @property
+    def sampling_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.sampling)
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.step_bytes, self.sampling_bytes)
+
+
+def adapter_parameters(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
+    """Trainable parameters by part of the base model; needs a known family."""
+    assert facts.family is not None
+    specs = adapter_specs(config.adapter, facts.family)
+    return {
+        part: sum(_layer_parameters(shape, spec) for shape in _targets(facts, part, spec))
+        for part, spec in specs.items()
+    }
+
+
+def unmatched_patterns(config: RunConfig, facts: BaseFacts) -> list[str]:
+    """The user's globs that no layer of the UNet has."""
+    names = [name.removeprefix("unet.") for name in facts.shapes if name.startswith("unet.")]
+    patterns = (*config.adapter.include, *config.adapter.exclude)
+    return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+
+
+def training_memory(config: RunConfig, facts: BaseFacts, precision: Precision, on_card: bool) -> Memory:
+    """Every part of the pipeline stays where it trains: the VAE in float32, the rest in `precision` (not auto)."""
+    weights = {
+        part: count * (FLOAT32 if part == "vae" else BYTES[precision]) for part, count in facts.parameters.items()
+    }
+    trained = sum(adapter_parameters(config, facts).values())
+    held = [
+        *(
+            MemoryPart(f"{part} ({'fp32' if part == 'vae' else precision})", size, facts.is_counted)
+            for part, size in weights.items()
+        ),
+        MemoryPart("adapter (fp32)", trained * FLOAT32, facts.is_counted),
+        MemoryPart("gradients and two moments", 3 * trained * FLOAT32, facts.is_counted),
+        *([MemoryPart("driver and kernels", CUDA_CONTEXT_BYTES, False)] if on_card else []),
+    ]
+    activations = MemoryPart("activations", _activation_bytes(config, facts, precision), False)
+    decoding = MemoryPart("decoding a sample", _decoding_bytes(config), False)
+    return Memory((*held, activations), (*held, decoding))
+
+
+def _targets(facts: BaseFacts, part: str, spec: AdapterSpec) -> list[Shape]:
+    own = (
+        (name.removeprefix(f"{part}."), shape) for name, shape in facts.shapes.items() if name.startswith(f"{part}.")
+    )
+    return [
+        shape
+        for name, shape in own
+        if any(fnmatchcase(name, pattern) for pattern in spec.include)
+        and not any(fnmatchcase(name, pattern) for pattern in spec.exclude)
+    ]
+
+
+def _layer_parameters(shape: Shape, spec: AdapterSpec) -> int:
+    out_size, *rest = shape
+    rank = spec.conv_rank if prod(shape[2:]) > 1 and spec.conv_rank is not None else spec.rank
+    magnitudes = 0 if spec.kind == "lora" else shape[0 if spec.norm_axis == "output" else 1]
+    return min(rank, out_size, prod(rest)) * (out_size + prod(rest)) + magnitudes
+
+
+def _activation_bytes(config: RunConfig, facts: BaseFacts, precision: Precision) -> int:
+    assert facts.family is not None
+    adapter = config.adapter
+    case = f"{adapter.targets} {'checkpointing' if config.train.checkpointing else 'plain'}"
+    per_pixel = _table()["unet"][f"{_COUNTED_AS.get(facts.family.name, facts.family.name)} {case}"]
+    if adapter.kind == "dora" and adapter.norm_axis == "output":  # the input axis keeps what LoRA keeps
+        per_pixel *= _table()["output axis by input axis"][case]
+    pixels = config.data.resolution_px**2 * config.train.batch_size
+    width = facts.widest_block / shipped_modules(facts.family.name).shapes["unet.conv_in"][0]
+    return round(per_pixel * pixels * width * BYTES[precision] / BYTES["bf16"])
+
+
+_COUNTED_AS: Mapping[str, str] = {"sd2": "sd1"}  # the same blocks at the same widths
+
+
+def _decoding_bytes(config: RunConfig) -> int:
+    width, height = config.sample.size_px or (config.data.resolution_px,) * 2
+    return round(_table()["vae"]["decode"] * width * height)
+
+
+@cache
+def _table() -> dict[str, dict[str, float]]:
+    return json.loads(ACTIVATION_TABLE.read_text(encoding="utf-8"))
