@@ -19,8 +19,8 @@ from trainer.cli import COMMANDS
 ROOT = Path(__file__).parent.parent
 TORCH_FREE = {  # what the page, the plan and the queue are made of
     "dora_core": "families header keymap layouts metadata spec version",
-    "trainer": "adapter_specs cli config config_io data.buckets data.captions data.scan events plan presets queue run_dir "
-    "status store vram worker",
+    "trainer": "adapter_specs cli config config_io data.buckets data.captions data.scan events presets queue run_dir "
+    "status store worker",
     "app": "",
 }
 HEAVY = {"torch", "numpy", "diffusers", "transformers", "accelerate", "gradio"}
