@@ -25,6 +25,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("train", "trainer.cli_train", "Train a run, from a preset or a TOML file, and export the adapter."),
     Command("resume", "trainer.cli_resume", "Go on with a run exactly where its newest checkpoint is."),
     Command("sample", "trainer.cli_sample", "Draw samples with a run's newest checkpoint."),
+    Command("plan", "trainer.cli_plan", "Tell what a run would do, need and stumble over, before anything is loaded."),
+    Command("presets", "trainer.cli_presets", "List presets and settings, write a config to start from."),
     Command("runs", "trainer.cli_runs", "List, stop, clone, rename, queue and delete runs."),
     Command("queue", "trainer.cli_queue", "List the jobs, take one off, start the worker."),
     Command("worker", "trainer.worker", "Run the jobs of the queue until there are none left."),
