@@ -26,8 +26,8 @@ STAGES = {
     "tokenizer": "captions.train_tokenizer",
     "vae": "vae.train_vae",
     "unet": "unet.train_unet",
-    "evaluate": "evaluate.evaluate",
     "pack": "pack.pack",
+    "evaluate": "evaluate.evaluate",
     "samples": "pack.write_samples",
 }
 
@@ -42,7 +42,8 @@ def main(
     """Run one stage, or all of them in order."""
     if profile not in PROFILES or stage not in ("all", *STAGES):
         raise typer.BadParameter(f"stage {stage!r} or profile {profile!r}: see --help for the names.")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it warns at import of what nothing here uses
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # else they warn of what nothing here uses
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     shop = Workshop(PROFILES[profile], work / profile, HERE.parent, device, seed)
     for name in STAGES if stage == "all" else (stage,):
         module, function = STAGES[name].split(".")

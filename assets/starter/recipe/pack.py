@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from dataclasses import replace
@@ -63,6 +64,7 @@ def pack(shop: Workshop) -> None:
         pipeline.save_pretrained(temporary, safe_serialization=True)
         for name in ("vocab.json", "merges.txt"):  # what versions of the tokenizer before transformers 5 read
             shutil.copy(shop.work / "tokenizer" / name, temporary / "tokenizer" / name)
+        _load_as_float32(temporary / "text_encoder" / "config.json")
         size = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
         if size > SIZE_LIMIT:
             raise Failure(
@@ -74,6 +76,11 @@ def pack(shop: Workshop) -> None:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         (packed / name).rename(old)
     shutil.rmtree(packed)
+
+
+def _load_as_float32(config: Path) -> None:
+    """transformers loads in the dtype that a config names, diffusers in float32: name that, or the parts do not fit."""
+    write_text(config, json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def up_to_date(made: Path, shop: Workshop) -> bool:

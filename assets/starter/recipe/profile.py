@@ -91,7 +91,7 @@ PROFILES = {
         text_width=128,
         text_layers=3,
         unet_batch=32,
-        unet_steps=6_500,
+        unet_steps=5_600,
         unet_rate=2.5e-3,
     ),
     "gpu": Profile(
