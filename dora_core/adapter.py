@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,7 +57,7 @@ class Adapter:
 
     def attach(self, optimizer: Optimizer) -> RemovableHandle:
         """Refresh the norms after each `optimizer.step()`, whichever way it writes; `remove()` the handle to stop."""
-        return optimizer.register_step_post_hook(lambda *_: self.refresh_norms())
+        return optimizer.register_step_post_hook(self._after_step)
 
     def refresh_norms(self) -> None:
         """Bring the norms of all layers up to date, with one look at the device for all of them together."""
@@ -72,8 +72,8 @@ class Adapter:
     def compile(self) -> None:
         """From now on run the passes over activations through torch.compile; what it compiles serves all layers.
 
-        Worth it in half precision, where each eager pass is about ten. Nothing else is compiled: a program that compiles
-        the blocks of its model needs no call of this, but `attach`, as compiled code does not look for stale norms.
+        Worth it in half precision, where each eager pass is about ten. A program that compiles the blocks of its model
+        needs no call of this, but one of `attach`, as code compiled as a whole does not look for stale norms.
         """
         for layer in self.layers.values():
             layer.is_compiled = True
@@ -90,7 +90,7 @@ class Adapter:
             layer.strength = strength
 
     @contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disabled(self) -> Generator[None]:
         """Inside, the model is exactly the base model."""
         self._check_unmerged()
         before = {name: layer.is_enabled for name, layer in self.layers.items()}
@@ -129,6 +129,9 @@ class Adapter:
         with torch.no_grad():
             for name, layer in self.layers.items():
                 layer.load(state.layers[name])
+        self.refresh_norms()
+
+    def _after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         self.refresh_norms()
 
     def _parameters_of(self, part: str) -> list[nn.Parameter]:

@@ -1,13 +1,13 @@
-"""The algebra of DoRA on plain tensors: norms from the factors, their gradient, the dense weight that a layer stands for.
+"""The algebra of DoRA on plain tensors: norms from the factors, their gradient, the dense weight that a layer means.
 
-W0 is the frozen weight, A = `down` and B = `up` flattened to matrices, s the scale, D = s B A, V = W0 + D, m the magnitude
-and n the norm of V, one number per output channel (output axis) or per input channel (input axis; over the kernel too).
-Everything is computed in float32, or in float64 where a tensor is.
+W0 is the frozen weight, A = `down` and B = `up` flattened to matrices, s the scale, D = s B A, V = W0 + D, m the
+magnitude and n the norm of V: one number per output channel (output axis) or per input channel (input axis; over the
+kernel too). Everything is computed in float32, or in float64 where a tensor is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -102,7 +102,7 @@ def direction_norm(squared: Tensor) -> Tensor:
 
 
 def along(vector: Tensor, weight: Tensor, axis: NormAxis) -> Tensor:
-    """One number per channel of the axis, shaped to be broadcast over the weight: (out, 1[, 1, 1]) or (1, in[, 1, 1])."""
+    """One number per channel, shaped to be broadcast over the weight: (out, 1[, 1, 1]) or (1, in[, 1, 1])."""
     own = channel_dimension(axis)
     return vector.reshape([-1 if dimension == own else 1 for dimension in range(weight.dim())])
 
@@ -118,7 +118,7 @@ def _matrices(weight: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor,
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
+def _full_float32() -> Generator[None]:
     """No TF32 or bfloat16 inside matrix products, whatever the program allows elsewhere."""
     allowed = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

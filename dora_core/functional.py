@@ -65,12 +65,12 @@ class Operands(NamedTuple):
 def adapted(operands: Operands, plan: Plan) -> Tensor:
     """y of the module's formulas.
 
-    In half precision the matrix products run in `plan.dtype`; what combines them runs in float32 and is rounded once, so
-    that changes below the resolution of the format survive on average (`round_unbiased`): gains and low-rank updates
-    alike, on both axes, for half-precision inputs and under autocast. Magnitude, norm and gain stay in float32.
+    In half precision the matrix products run in `plan.dtype`; what combines them runs in float32 and is rounded once,
+    so that changes below the resolution of the format survive on average (`round_unbiased`): gains and low-rank
+    updates alike, on both axes, for half-precision inputs and under autocast. Magnitude, norm and gain stay float32.
     """
     with _without_autocast(operands.x):
-        return cast(Tensor, _Adapted.apply(*operands, plan))
+        return _apply(_Adapted, *operands, plan)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -91,7 +91,9 @@ class _Adapted(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (the decorator makes ctx positional, as used)
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
         *operands, low, y = ctx.saved_tensors
         with _without_autocast(low):
             gradients = _backward(Operands(*operands), low, y, grad_outputs[0], ctx.plan, ctx.needs_input_grad[0])
@@ -139,9 +141,7 @@ class _Gradients(NamedTuple):
     norm: Tensor | None
 
 
-def _backward(
-    operands: Operands, low: Tensor, y: Tensor | None, dy: Tensor, plan: Plan, needs_dx: bool
-) -> _Gradients:
+def _backward(operands: Operands, low: Tensor, y: Tensor | None, dy: Tensor, plan: Plan, needs_dx: bool) -> _Gradients:
     operation, gain, down, up = plan.operation, operands.gain, operands.down, operands.up
     inner, dy = operands.x.to(plan.dtype), operation.packed(dy)
     bottleneck = operation.pointwise.input_grad(dy, _effective_up(up, gain, plan), low.shape)
@@ -190,7 +190,7 @@ def _weak_gradient(operands: Operands, weak: Tensor, low: Tensor, dy: Tensor, pl
     return products.flatten(1).sum(1, dtype=norm.dtype) / norm[weak]
 
 
-class FactoredNormGradient(Function):
+class _FactoredNorm(Function):
     """The identity on a norm that was computed before, with the exact gradient of the factors behind it."""
 
     @staticmethod
@@ -201,7 +201,9 @@ class FactoredNormGradient(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (the decorator makes ctx positional, as used)
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
         norm, weight, down, up = ctx.saved_tensors
         with _without_autocast(norm):
             d_down, d_up = norm_gradient(grad_outputs[0] / norm, weight, down, up, ctx.scale, ctx.axis)
@@ -210,7 +212,12 @@ class FactoredNormGradient(Function):
 
 def exact_norm(norm: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, axis: NormAxis) -> Tensor:
     """`norm`, computed before from these factors, with its gradient in them."""
-    return cast(Tensor, FactoredNormGradient.apply(norm, weight, down, up, scale, axis))
+    return _apply(_FactoredNorm, norm, weight, down, up, scale, axis)
+
+
+def _apply(function: Any, *arguments: Any) -> Tensor:
+    """`Function.apply`, which PyTorch leaves untyped."""
+    return cast(Tensor, function.apply(*arguments))
 
 
 def _effective_up(up: Tensor, gain: Tensor | None, plan: Plan) -> Tensor:

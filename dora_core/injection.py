@@ -12,19 +12,20 @@ from torch import nn
 from dora_core.adapter import Adapter
 from dora_core.layers import DoraLayer, LoraLayer
 from dora_core.spec import AdapterSpec
-from dora_core.targets import Target, plan_targets
+from dora_core.targets import Target, named_modules, plan_targets
 
 
 def inject(model: nn.Module, spec: AdapterSpec, *, seed: int = 0) -> Adapter:
     """Wrap every layer that `spec` names and freeze its weights; the rest of the model is left as it is.
 
-    For several models at once hand in an `nn.ModuleDict` of them: its keys begin the names. The start of a layer depends
-    on `seed` and its name only. ValueError as in `plan_targets`, or where the model is adapted already: nothing has
-    changed then. Ranks that had to be clamped are one warning.
+    For several models at once hand in an `nn.ModuleDict` of them: its keys begin the names. The start of a layer
+    depends on `seed` and its name only. ValueError as in `plan_targets`, or where the model is adapted already: nothing
+    has changed then. Ranks that had to be clamped are one warning.
     """
-    adapted = [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    if adapted:
-        raise ValueError(f"the model is adapted already, at {len(adapted)} layers, first {adapted[0]}: eject it first.")
+    if adapted := _adapted_layers(model):
+        raise ValueError(
+            f"the model is adapted already, at {len(adapted)} layers, first {next(iter(adapted))}: eject it."
+        )
     plan = plan_targets(model, spec)
     layers = {target.name: _layer(target, spec, seed) for target in plan.targets}
     for name, layer in layers.items():
@@ -38,12 +39,16 @@ def inject(model: nn.Module, spec: AdapterSpec, *, seed: int = 0) -> Adapter:
 
 def eject(model: nn.Module) -> None:
     """Put the original modules back. What was merged into them stays merged. ValueError where nothing is adapted."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    layers = _adapted_layers(model)
     if not layers:
         raise ValueError("the model holds no adapter: there is nothing to eject.")
     for name, layer in layers.items():
         layer.thaw_base()
         _replace(model, name, layer.base)
+
+
+def _adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    return {name: module for name, module in named_modules(model) if isinstance(module, LoraLayer)}
 
 
 def _layer(target: Target, spec: AdapterSpec, seed: int) -> LoraLayer:

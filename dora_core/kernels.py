@@ -1,7 +1,7 @@
 """The passes over activations that an adapter adds to matrix products, each a formula that a compiler can fuse.
 
-Eager, each is several passes, in half precision about ten; `compiled` is the same formulas through torch.compile. Vectors
-over channels come shaped to be broadcast over activations, and are float32 where activations are half precision.
+Eager, each is several passes, in half precision about ten; `compiled` is the same formulas through torch.compile.
+Vectors over channels come shaped to be broadcast over activations; they are float32 where those are half precision.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def scaled(x: Tensor, gain: Tensor) -> Tensor:
 
 
 def combined(base: Tensor, low: Tensor, gain: Tensor | None, shift: Tensor | None) -> Tensor:
-    """gain base + shift + low, in the half-precision dtype of base, with one rounding; `base` where nothing changes it."""
+    """gain base + shift + low with one rounding to the half precision of base; `base` where nothing changes it."""
     value = base.float() if gain is None else base * gain
     if shift is not None:
         value += shift
@@ -47,7 +48,8 @@ def weighed(
     """The sum of a (b - offset) over `dimensions`, and gain a into `out`, which may be a itself."""
     at_once = _block_size(a)
     total = torch.zeros((), dtype=gain.dtype, device=gain.device)
-    for x, y, scaled_x in zip(a.split(at_once), b.split(at_once), out.split(at_once), strict=True):
+    for start in range(0, a.shape[0], at_once):
+        x, y, scaled_x = (tensor[start : start + at_once] for tensor in (a, b, out))
         product = x * (y if offset is None else y - offset)
         total = total + product.sum(dimensions, dtype=gain.dtype)
         torch.mul(x, gain, out=scaled_x)
@@ -67,4 +69,5 @@ EAGER = Kernels(scaled, combined, weighed)
 @cache
 def compiled() -> Kernels:
     """Compiled when they are first called, for sizes of any kind."""
-    return Kernels(*(torch.compile(kernel, dynamic=True) for kernel in (scaled, combined, weighed)))
+    compile_kernel = cast(Any, torch).compile  # whose own types are incomplete
+    return Kernels(*(compile_kernel(kernel, dynamic=True) for kernel in (scaled, combined, weighed)))

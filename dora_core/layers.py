@@ -27,8 +27,6 @@ class LoraLayer(nn.Module):
     W0 + t (W' - W0). The factors are float32 (float64 on a float64 base) and stay so when the model is cast.
     """
 
-    axis: NormAxis | None = None
-
     def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, scale: float, dropout: float = 0.0) -> None:
         super().__init__()
         self.base = base
@@ -65,9 +63,9 @@ class LoraLayer(nn.Module):
         if self.training and self.dropout > 0:
             keep = torch.rand_like(x, dtype=torch.float32) >= self.dropout
             scale /= 1 - self.dropout
-        operands = self._with_strength(Operands(x, base.weight, base.bias, self.down, self.up, keep=keep))
+        operands, axis = self._adaptation(Operands(x, base.weight, base.bias, self.down, self.up, keep=keep))
         kernels = compiled() if self.is_compiled else EAGER
-        return adapted(operands, Plan(self.operation, self.axis, scale, compute_dtype(x), kernels))
+        return adapted(operands, Plan(self.operation, axis, scale, compute_dtype(x), kernels))
 
     def merged_weight(self) -> Tensor:
         """The dense weight that `forward` stands for, W0 + strength (W' - W0), in float32 at least."""
@@ -116,25 +114,33 @@ class LoraLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"lora, rank={self.rank}, scale={self.scale:g}"
 
-    def _with_strength(self, operands: Operands) -> Operands:
-        return operands if self.strength == 1 else operands._replace(up=self.strength * self.up)
+    def _adaptation(self, operands: Operands) -> tuple[Operands, NormAxis | None]:
+        """The operands at the present strength, and the axis of their norms."""
+        return operands if self.strength == 1 else operands._replace(up=self.strength * self.up), None
 
     def _adapted_weight(self, weight: Tensor) -> Tensor:
         return weight + algebra.low_rank_delta(self.down.detach(), self.up.detach(), self.scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves everything, but casts the base alone: factors, magnitude and norms never go below float32."""
-        for child in self.children() if recurse else ():
-            child._apply(fn)
-        return super()._apply(lambda tensor: _moved(tensor, fn), recurse=False)
+        if recurse:
+            self.base._apply(fn)  # pyright: ignore[reportUnknownMemberType]  (half typed in PyTorch)
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            dtype = algebra.accumulation_dtype(moved.dtype)
+            return moved if moved.dtype == dtype else tensor.to(moved.device, dtype)
+
+        super()._apply(move, recurse=False)  # pyright: ignore[reportUnknownMemberType]
+        return self
 
 
 class DoraLayer(LoraLayer):
     """m V / n x + b with V = W0 + s B A and n its norms along `axis`; starts as exactly the base with m = n.
 
-    The norm counts as a constant in backward (DoRA paper, section 4.3) unless `gradient` is "exact". It is computed from
-    the factors when they have changed: once per optimizer step, however often `forward` runs in between. A write that
-    PyTorch does not count (through `.data`, or by a foreign kernel) needs a call of `refresh_norm`.
+    The norm counts as a constant in backward (DoRA paper, section 4.3) unless `gradient` is "exact". It is computed
+    from the factors when they have changed: once per optimizer step, however often `forward` runs in between. A write
+    that PyTorch does not count (through `.data`, or by a foreign kernel) needs a call of `refresh_norm`.
     """
 
     axis: NormAxis
@@ -167,7 +173,7 @@ class DoraLayer(LoraLayer):
 
     @torch.no_grad()
     def measure_norm(self) -> Tensor:
-        """Refresh the norm; True on the device where some channel needs `mend_norm`: a cancelled norm or a weak gain."""
+        """Refresh the norm; true on the device if a channel needs `mend_norm`: a cancelled norm, a weak gain."""
         versions = self._current_versions()
         if self._versions is None or self._versions[0] != versions[0]:
             self.base_squared.copy_(algebra.squared_norm(self.base.weight, self.axis))
@@ -179,7 +185,7 @@ class DoraLayer(LoraLayer):
 
     @torch.no_grad()
     def mend_norm(self) -> None:
-        """Take cancelled norms from dense rows or columns, and list the channels whose gain is too small to divide by."""
+        """Take cancelled norms from dense rows or columns; list the channels with a gain too small to divide by."""
         cancelled = self._is_cancelled(self._factored_squared_norm()).nonzero().flatten()
         dense = algebra.dense_squared_norm(self.base.weight, self.down, self.up, self.scale, self.axis, cancelled)
         self.norm[cancelled] = algebra.direction_norm(dense)
@@ -201,22 +207,23 @@ class DoraLayer(LoraLayer):
     def extra_repr(self) -> str:
         return f"dora, rank={self.rank}, scale={self.scale:g}, axis={self.axis}, gradient={self.gradient}"
 
-    def _with_strength(self, operands: Operands) -> Operands:
+    def _adaptation(self, operands: Operands) -> tuple[Operands, NormAxis | None]:
         if not torch.compiler.is_compiling() and self._versions != self._current_versions():
             self.refresh_norm()
         norm, magnitude = self.norm, self.magnitude.flatten()
         if self.gradient == "exact" and torch.is_grad_enabled():
             norm = exact_norm(norm, self.base.weight, self.down, self.up, self.scale, self.axis)
         if self.strength == 1:
-            return operands._replace(magnitude=magnitude, norm=norm, weak=self._weak)
-        return _blended(operands, magnitude / norm, self.strength, self.axis)
+            return operands._replace(magnitude=magnitude, norm=norm, weak=self._weak), self.axis
+        return _blended(operands, magnitude / norm, self.strength, self.axis), self.axis
 
     def _adapted_weight(self, weight: Tensor) -> Tensor:
         return algebra.decomposed_weight(super()._adapted_weight(weight), self.magnitude.detach(), self.axis)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._versions = None
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def _current_versions(self) -> tuple[int, ...]:
         return tuple(t._version for t in (self.base.weight, self.down, self.up, self.magnitude))
@@ -237,7 +244,7 @@ class DoraLayer(LoraLayer):
 
 def read_flags(flags: Tensor) -> list[bool]:
     """Flags from a device, which waits for it; on the meta device nothing is set."""
-    return [False] * flags.numel() if flags.is_meta else flags.flatten().tolist()
+    return [False] * flags.numel() if flags.is_meta else [bool(flag) for flag in flags.flatten().cpu()]
 
 
 def _blended(operands: Operands, gain: Tensor, strength: float, axis: NormAxis) -> Operands:
@@ -250,13 +257,6 @@ def _blended(operands: Operands, gain: Tensor, strength: float, axis: NormAxis) 
     else:
         down = down * algebra.along(share, down, axis)
     return operands._replace(down=down, up=up, magnitude=blended, norm=torch.ones_like(blended))
-
-
-def _moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
-    moved = fn(tensor)
-    if moved.dtype == algebra.accumulation_dtype(moved.dtype):
-        return moved
-    return tensor.to(moved.device, algebra.accumulation_dtype(moved.dtype))
 
 
 def _copy(tensor: Tensor) -> Tensor:

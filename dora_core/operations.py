@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import grad
+from torch.nn import grad as _grad
 
 from dora_core.kernels import Kernels
 
 
 class Operation(Protocol):
-    """`weight_grad` and `input_grad` are the adjoints of `apply`; the `add_` forms work in place on their first argument."""
+    """`weight_grad` and `input_grad` are adjoints of `apply`; the `add_` forms add to their first argument in place."""
 
     @property
     def pointwise(self) -> Operation: ...
@@ -47,6 +47,9 @@ class Operation(Protocol):
     ) -> Tensor:
         """`Kernels.weighed` per channel."""
         ...
+
+
+grad: Any = _grad  # whose annotations say int where it takes tuples
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Bits of a float32 that the half format drops, and the golden ratio as a 16-bit odd integer: multiples of it spread
-# neighbouring values evenly over [0, 2^16) (Knuth, TAOCP 3, section 6.4).
-_DROPPED_BITS = {torch.bfloat16: 16, torch.float16: 13}
-_GOLDEN = -25033  # 40503 as a signed 16-bit integer
+_GOLDEN = -25033  # 40503 as signed 16 bits, 2^16 over the golden ratio: its multiples spread neighbouring values evenly
+
+# How many bits of a float32 the format has no room for, and how 15 bits become that many: shifted right, times a unit.
+_LAYOUTS = {torch.bfloat16: (16, 0, 2), torch.float16: (13, 2, 1)}
 
 
 def round_unbiased(value: Tensor, source: Tensor) -> Tensor:
@@ -20,14 +20,9 @@ def round_unbiased(value: Tensor, source: Tensor) -> Tensor:
     change survives on average. Nothing is random, the same numbers always round the same way, and a value that did not
     change comes back bit for bit. The error is below one unit in the last place.
     """
-    dropped = _DROPPED_BITS.get(source.dtype)
-    if dropped is None:
+    if source.dtype not in _LAYOUTS:
         return value
-    threshold = source.view(torch.int16).mul(_GOLDEN).bitwise_and_(0x7FFF)  # 15 evenly spread bits
-    bits = value.view(torch.int32)
-    if dropped == 16:
-        bits = bits.add(threshold, alpha=2)
-    else:
-        bits = bits.add(threshold.bitwise_right_shift_(15 - dropped))
-    rounded = bits.bitwise_and_(-1 << dropped).view(torch.float32)
-    return torch.where(value.isnan(), value, rounded).to(source.dtype)  # adding to the bits of a NaN may make it 0
+    dropped, shift, unit = _LAYOUTS[source.dtype]
+    threshold = source.view(torch.int16).mul(_GOLDEN).bitwise_and_(0x7FFF).bitwise_right_shift_(shift)
+    bits = value.view(torch.int32).add(threshold, alpha=unit).bitwise_and_(-1 << dropped)
+    return torch.where(value.isnan(), value, bits.view(torch.float32)).to(source.dtype)  # bits of a NaN may overflow

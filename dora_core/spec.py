@@ -24,8 +24,8 @@ class AdapterSpec:
     """One adapter: its kind, size and the layers it sits on.
 
     `include`, `exclude` and rule patterns are shell-style globs over the module paths of the base model
-    (``*.attn1.to_q``). A layer is a target when it is an ``nn.Linear`` or ``nn.Conv2d``, some include pattern matches it
-    and no exclude pattern does.
+    (``*.attn1.to_q``). A layer is a target when it is an ``nn.Linear`` or ``nn.Conv2d``, some include pattern matches
+    it and no exclude pattern does.
 
     The scale of the low-rank update is ``alpha / rank``, or ``alpha / sqrt(rank)`` when `rank_stabilised`
     (rsLoRA, arXiv 2312.03732, eq. 9).

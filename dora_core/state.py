@@ -48,9 +48,9 @@ class LayerWeights:
 class AdapterState:
     """All adapted layers of one adapter, by name.
 
-    For one model a name is the module path in the base model. For a pipeline it is ``<component>.<module path>`` with the
-    components ``unet``, ``text_encoder`` and ``text_encoder_2``; text-encoder paths are the canonical ones that start with
-    ``text_model.``, whatever the installed transformers version calls them.
+    For one model a name is the module path in the base model. For a pipeline it is ``<component>.<module path>`` with
+    the components ``unet``, ``text_encoder`` and ``text_encoder_2``; text-encoder paths are the canonical ones that
+    start with ``text_model.``, whatever the installed transformers version calls them.
     """
 
     layers: Mapping[str, LayerWeights]

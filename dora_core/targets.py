@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod, sqrt
+from typing import Any, cast
 
 from torch import nn
 
@@ -58,7 +59,7 @@ class Plan:
 
 def iter_targets(model: nn.Module, spec: AdapterSpec) -> Iterator[Target]:
     """The layers that `spec` names, in the order of the model; ValueError at one that cannot be adapted."""
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if isinstance(module, nn.Linear | nn.Conv2d) and _is_wanted(name, spec):
             yield _target(name, module, spec)
 
@@ -78,6 +79,12 @@ def plan_targets(model: nn.Module, spec: AdapterSpec) -> Plan:
     if all(target.notice for target in targets):
         raise ValueError(f"the rank is above what any layer can hold: {targets[0].notice}. Lower it.")
     return Plan(targets)
+
+
+def named_modules(model: nn.Module, *, with_aliases: bool = False) -> list[tuple[str, nn.Module]]:
+    """With their paths; a module of two parents twice `with_aliases`."""
+    untyped = cast(Any, model)  # PyTorch's own types are incomplete here
+    return list(untyped.named_modules(remove_duplicate=not with_aliases))
 
 
 def _is_wanted(name: str, spec: AdapterSpec) -> bool:
@@ -120,7 +127,7 @@ def _check_adaptable(name: str, module: nn.Linear | nn.Conv2d) -> None:
 
 
 def _check_patterns(model: nn.Module, spec: AdapterSpec) -> None:
-    modules = model.named_modules(remove_duplicate=False)
+    modules = named_modules(model, with_aliases=True)
     names = [name for name, module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
     patterns = {"include": spec.include, "exclude": spec.exclude, "rule": [rule.pattern for rule in spec.rules]}
     unmatched = [
@@ -144,7 +151,7 @@ def _near(pattern: str, names: Iterable[str]) -> str:
 
 def _check_shared(model: nn.Module, names: set[str]) -> None:
     paths: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in named_modules(model, with_aliases=True):
         paths.setdefault(id(module), []).append(name)
     for same in paths.values():
         if len(same) > 1 and names.intersection(same):

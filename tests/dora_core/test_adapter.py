@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_the_magnitude_learns_and_does_not_decay(axis: str) -> None:
 @every_spec
 def test_a_state_loaded_elsewhere_computes_the_same_to_the_bit(spec: AdapterSpec) -> None:
     model, adapter = moved(spec)
-    other, receiver = make(AdapterSpec(**vars(spec) | {"alpha": 1.0}), seed=9)
+    other, receiver = make(replace(spec, alpha=1.0), seed=9)
     state = adapter.state()
     receiver.load(state)
     assert torch.equal(other(image()), model(image()))
@@ -206,7 +207,7 @@ def test_casting_the_model_casts_the_base_and_leaves_what_is_learned_in_float32(
 
 @every_spec
 def test_copies_and_pickles_of_an_adapted_model_work_and_are_independent(spec: AdapterSpec) -> None:
-    model, adapter = moved(spec)
+    model, _ = moved(spec)
     output = model(image())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(image()), output)

@@ -1,8 +1,9 @@
-"""The same numbers in LyCORIS give the same outputs, gradients and training: DoRA on either axis, exact gradient; LoCon."""
+"""The same numbers in LyCORIS give the same outputs, gradients and training: DoRA of either axis, exact; LoCon."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def both(
 ) -> tuple[nn.Module, Adapter, nn.Module, list[nn.Parameter]]:
     """Our model and LyCORIS' on the same base, with the same numbers; its parameters in the order of ours."""
     wrapped = copy.deepcopy(module).requires_grad_(False)
-    theirs = LoConModule(
+    theirs: Any = LoConModule(
         "layer",
         wrapped,
         lora_dim=RANK,

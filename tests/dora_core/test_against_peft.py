@@ -1,8 +1,9 @@
-"""The same numbers in PEFT give the same outputs, gradients and training: DoRA on the output axis, norm detached; LoRA."""
+"""The same numbers in PEFT give the same outputs, gradients and training: DoRA on the output axis, detached; LoRA."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,12 @@ RANK, ALPHA = 3, 6
 def both(module: nn.Module, spec: AdapterSpec) -> tuple[nn.Module, Adapter, nn.Module, list[nn.Parameter]]:
     """Our model and PEFT's on the same base, with the same numbers; PEFT's parameters in the order of ours."""
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["0"], use_dora=spec.kind == "dora")
-    theirs = get_peft_model(nn.Sequential(copy.deepcopy(module)), config)  # type: ignore[arg-type]
+    theirs: Any = get_peft_model(nn.Sequential(copy.deepcopy(module)), config)
     ours = nn.Sequential(module)
     adapter = inject(ours, spec)
     layer = adapter.layers["0"]
     move(layer)
-    peft_layer = theirs.base_model.model[0]
+    peft_layer: Any = theirs.base_model.model[0]
     parameters = [peft_layer.lora_A["default"].weight, peft_layer.lora_B["default"].weight]
     if isinstance(layer, DoraLayer):
         parameters.append(peft_layer.lora_magnitude_vector["default"].weight)

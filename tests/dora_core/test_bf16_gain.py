@@ -1,4 +1,4 @@
-"""In half precision the effect of a small gain, and of a small update, survives: no more and no less of it than there is.
+"""In half precision the effect of a small gain, and of a small update, survives: no more and no less than there is.
 
 Rounding to nearest loses whatever is below half a unit in the last place, 0.2 to 0.4 % in bfloat16. Regressing what a
 layer changes on what it should change, over thousands of tokens, gives the share that survived.

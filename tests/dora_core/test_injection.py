@@ -128,7 +128,10 @@ def test_a_rank_above_a_layers_own_limit_is_clamped_there_with_its_scale_kept(mo
     ("spec", "message"),
     [
         (AdapterSpec(include=("*.to_qq",)), r"include pattern '\*.to_qq' matches no .*; near it: to_q"),
-        (AdapterSpec(include=("*.to_q", "*.attn.to_k")), r"'\*.attn.to_k' matches no .*; near it: [01].to_k, [01].to_k"),
+        (
+            AdapterSpec(include=("*.to_q", "*.attn.to_k")),
+            r"'\*.attn.to_k' matches no .*; near it: [01].to_k, [01].to_k",
+        ),
         (AdapterSpec(exclude=("conv_im",)), r"exclude pattern 'conv_im' matches no .*; near it: conv_in"),
         (AdapterSpec(rules=(TargetRule("*.to_v", 4),)), r"rule pattern '\*.to_v' matches no .*; near it: to_"),
         (AdapterSpec(include=("norm",)), r"include pattern 'norm' matches no Linear or Conv2d"),
@@ -179,7 +182,8 @@ def test_a_module_with_two_parents_is_refused_with_both_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"rank": 0}, {"conv_rank": -1}, {"dropout": 1.0}, {"kind": "loha"}, {"norm_axis": "rows"}, {"alpha": 0.0}]
+    "values",
+    [{"rank": 0}, {"conv_rank": -1}, {"dropout": 1.0}, {"kind": "loha"}, {"norm_axis": "rows"}, {"alpha": 0.0}],
 )
 def test_a_spec_that_says_nothing_sensible_cannot_be_made(values: dict[str, object]) -> None:
     name, value = next(iter(values.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -197,7 +198,7 @@ def test_dropout_acts_on_the_low_rank_path_alone(axis: NormAxis) -> None:
     y = model(x)
     torch.manual_seed(11)
     kept = (torch.rand(shape) >= 0.4).double() / 0.6
-    weight, bias = layer.base.weight, layer.base.bias
+    weight, bias = layer.base.weight, layer.base.get_parameter("bias")
     delta = layer.scale * layer.up @ layer.down
     others = 1 if axis == "output" else 0
     gain = layer.magnitude / (weight + delta).detach().square().sum(others, keepdim=True).sqrt()
@@ -404,7 +405,7 @@ def test_an_in_place_consumer_of_the_output_axis_is_an_error_and_not_a_wrong_gra
 @pytest.mark.parametrize("spec", [AdapterSpec(kind="lora", rank=3), *(AdapterSpec(norm_axis=a, rank=3) for a in AXES)])
 def test_gradients_reach_every_learned_tensor_and_no_other(spec: AdapterSpec) -> None:
     model = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 8))
-    adapter = inject(model, AdapterSpec(**{**vars(spec), "include": ("0",)}))
+    adapter = inject(model, replace(spec, include=("0",)))
     move(adapter.layers["0"])
     model(torch.randn(6, 24)).square().sum().backward()
     learned = set(adapter.parameters())

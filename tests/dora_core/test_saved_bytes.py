@@ -1,4 +1,4 @@
-"""What a training step of SDXL keeps for backward at full size, counted exactly on the meta device: nothing is computed."""
+"""What a training step of SDXL keeps for backward at full size, counted on the meta device: nothing is computed."""
 
 from __future__ import annotations
 
