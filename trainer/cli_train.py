@@ -1,4 +1,4 @@
-"""``dora-studio train``: from settings to an exported adapter."""
+"""``dora-studio train``: from settings over the plan to an exported adapter."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from trainer.cli_plan import print_plan
 from trainer.config_io import load_config
+from trainer.failures import ExplainedError
 from trainer.home import Home
+from trainer.plan import plan
 from trainer.queue import Queue
 from trainer.run_dir import RunDir
 from trainer.terminal import told
@@ -49,9 +53,14 @@ def train(
 
 def train_here(run: RunDir) -> str:
     """Train in this process and say how it ended."""
-    from trainer.session import run_training  # noqa: PLC0415 - loads torch, which a run in the background does not need
+    from trainer.quiet import quiet_libraries  # noqa: PLC0415 - as the next
 
     typer.echo(f"training {run.path}")
+    if not run.is_locked():  # what a killed process was asked for is not meant for this one
+        run.clear_requests()
+    quiet_libraries()
+    from trainer.session import run_training  # noqa: PLC0415 - loads torch, which a run in the background does not need
+
     with stop_on_interrupt(run):
         ending = run_training(run)
     typer.echo(f"{ending}: {run.path}" + (f"\nto go on: dora-studio resume {run.id}" if ending == "stopped" else ""))
@@ -78,6 +87,14 @@ def _runs(source: str, settings: list[str], home: Home) -> list[RunDir]:
     run = RunDir(Path(source).absolute())
     if run.exists():
         if settings:
-            raise typer.BadParameter(f"{run.id} has its settings already: leave out {' '.join(settings)}")
+            raise ExplainedError(
+                f"{run.id} has its settings already.",
+                f"Leave out {' '.join(settings)}, or edit a copy of its run.toml.",
+            )
         return [run]
-    return create_runs(load_config(source, settings), home.runs)
+    config = load_config(source, settings)
+    planned = plan(config, home)
+    print_plan(planned, Console())
+    if not planned.is_ready:
+        raise typer.Exit(1)
+    return create_runs(config, home.runs)

@@ -9,10 +9,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from trainer.components import Pipeline
 from trainer.faults import crash_point
@@ -37,7 +39,7 @@ class Shot:
 @torch.no_grad()
 def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
     """With the pipeline's own scheduler; decoded in the VAE's precision, whatever the UNet's is."""
-    latents = pipeline(
+    drawn = pipeline(
         prompt=shot.prompt,
         negative_prompt=shot.negative,
         num_inference_steps=shot.steps,
@@ -46,11 +48,13 @@ def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
         height=shot.height,
         generator=generator(shot.seed, "sample"),
         output_type="latent",
-    ).images
+        return_dict=False,
+    )
+    latents = cast(Tensor, drawn[0])  # the hint is about pictures; this is what "latent" gives
     vae = pipeline.vae
     unscaled = latents.to(vae.dtype) / vae.config["scaling_factor"] + (vae.config["shift_factor"] or 0)
     decoded = vae.decode(unscaled, return_dict=False)[0]
-    return pipeline.image_processor.postprocess(decoded, output_type="pil")[0]
+    return cast(list[Image.Image], pipeline.image_processor.postprocess(decoded, output_type="pil"))[0]
 
 
 def samples_folder(samples: Path, step: int) -> Path:
