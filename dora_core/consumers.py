@@ -163,7 +163,7 @@ CONSUMERS: tuple[Consumer, ...] = (
     Consumer(
         "comfyui-fp16",
         COMFYUI,
-        "on a GPU: the weight is patched in float16",
+        "GPU, float16 weights",
         comfyui,
         _KOHYA_AND_DIFF,
         weight_dtype=_F16,
@@ -173,7 +173,7 @@ CONSUMERS: tuple[Consumer, ...] = (
     Consumer(
         "comfyui-bf16",
         COMFYUI,
-        "low VRAM with a bfloat16 model",
+        "low VRAM, bfloat16 model",
         comfyui,
         _KOHYA_AND_DIFF,
         weight_dtype=_BF16,
@@ -185,7 +185,7 @@ CONSUMERS: tuple[Consumer, ...] = (
     Consumer(
         "forge-fp16",
         FORGE,
-        "float16 model, patched in float32",
+        "float16 model",
         comfyui,
         _KOHYA_AND_DIFF,
         result_dtype=_F16,
@@ -195,7 +195,7 @@ CONSUMERS: tuple[Consumer, ...] = (
     Consumer(
         "a1111-fp16",
         A1111,
-        "on a GPU: everything in float16",
+        "GPU, all in float16",
         input_axis_only,
         _KOHYA_AND_DIFF,
         weight_dtype=_F16,
@@ -216,10 +216,10 @@ CONSUMERS: tuple[Consumer, ...] = (
         tolerance=5e-2,
     ),
     Consumer("invokeai", INVOKEAI, "float32", input_axis_only, _KOHYA_AND_DIFF),
-    Consumer("lycoris", LYCORIS, "module built with the file's axis", lycoris, _KOHYA, interpolates=False),
-    Consumer("diffusers", PEFT, "file in PEFT's layout", peft, frozenset({"peft"}), interpolates=False),
-    Consumer("diffusers-kohya", DIFFUSERS, "kohya file: drops dora_scale", plain, _KOHYA),
-    Consumer("sdcpp", SDCPP, "knows no dora_scale", plain, _KOHYA_AND_DIFF),
-    Consumer("plain", SDSCRIPTS, "know no dora_scale", plain, _KOHYA),
+    Consumer("lycoris", LYCORIS, "built with the file's axis", lycoris, _KOHYA, interpolates=False),
+    Consumer("diffusers", PEFT, "PEFT layout", peft, frozenset({"peft"}), interpolates=False),
+    Consumer("diffusers-kohya", DIFFUSERS, "drops dora_scale", plain, _KOHYA),
+    Consumer("sdcpp", SDCPP, "no dora_scale", plain, _KOHYA_AND_DIFF),
+    Consumer("plain", SDSCRIPTS, "no dora_scale", plain, _KOHYA),
 )
 BY_KEY = {consumer.key: consumer for consumer in CONSUMERS}

@@ -37,6 +37,27 @@ Intended = Callable[[str, Tensor], Tensor]  # layer name and W0 in float64 -> W'
 
 
 @dataclass(frozen=True)
+class Ideal:
+    """What a layer's weight should be, in float64."""
+
+    weight: Tensor  # W0
+    update: Tensor  # W' - W0
+
+    @classmethod
+    def of(cls, name: str, base: Tensor, intended: Intended) -> Ideal:
+        weight = base.double()
+        return cls(weight, intended(name, weight) - weight)
+
+    def at(self, strength: float) -> Tensor:
+        return self.weight + strength * self.update
+
+    def error(self, actual: Tensor, strength: float) -> float:
+        """Of a weight that should be the one at that strength, relative to the update."""
+        unit = max(_norm(self.update), SMALLEST_UPDATE * _norm(self.weight))
+        return _relative(_norm(actual - self.at(strength)), unit)
+
+
+@dataclass(frozen=True)
 class StoredAdapter:
     """The content of a file, in the types that it is stored in."""
 
@@ -137,35 +158,37 @@ class _Check:
 
     def layer(self, name: str, base: Tensor) -> LayerParity:
         weight = base.to(self.device)
-        wide = weight.double()
-        adapted = self.intended(name, wide)
-        update = adapted - wide
-        unit = max(_norm(update), SMALLEST_UPDATE * _norm(wide))
+        ideal = Ideal.of(name, weight, self.intended)
         rendered = _Renderings(weight, _moved(self.stored.layers[name], self.device))
         errors: dict[tuple[str, float], float] = {}
         for key, names in self.unresolved.items():
             for strength in STRENGTHS:
-                ideal = wide + strength * update
-                actual = wide if self.stored.file_names[name] in names else rendered.by(BY_KEY[key], strength)
-                errors[key, strength] = _relative(_norm(actual - ideal), unit)
-        rounding = {
-            key: _relative(_norm(adapted.to(BY_KEY[key].result_dtype).double() - adapted), unit)
-            for key in self.unresolved
-            if BY_KEY[key].is_half
-        }
-        return LayerParity(name, _relative(_norm(update), _norm(wide)), errors, rounding)
+                is_left_out = self.stored.file_names[name] in names
+                actual = ideal.weight if is_left_out else rendered.by(BY_KEY[key], strength)
+                errors[key, strength] = ideal.error(actual, strength)
+        half = [key for key in self.unresolved if BY_KEY[key].is_half]
+        rounding = {key: ideal.error(ideal.at(1.0).to(BY_KEY[key].result_dtype).double(), 1.0) for key in half}
+        return LayerParity(name, _relative(_norm(ideal.update), _norm(ideal.weight)), errors, rounding)
 
     def summary(self, consumer: Consumer, layers: tuple[LayerParity, ...]) -> ConsumerParity:
-        key = consumer.key
-        reads = key in self.unresolved
+        reads = consumer.key in self.unresolved
         return ConsumerParity(
             consumer=consumer,
             modules=len(layers),
-            unresolved=tuple(sorted(self.unresolved.get(key, ()))),
-            strengths=tuple(_at_strength(key, strength, layers) for strength in STRENGTHS) if reads else (),
-            rounding=statistics.median(layer.rounding.get(key, 0.0) for layer in layers),
-            only_full_strength=self.stored.info.norm_axis is not None and not consumer.interpolates,
+            unresolved=tuple(sorted(self.unresolved.get(consumer.key, ()))),
+            strengths=tuple(_at_strength(consumer.key, strength, layers) for strength in STRENGTHS) if reads else (),
+            rounding=statistics.median(layer.rounding.get(consumer.key, 0.0) for layer in layers),
+            means_the_same=reads and self._is_exact_in_float32(consumer, layers),
+            only_full_strength=self._only_full_strength(consumer),
         )
+
+    def _is_exact_in_float32(self, consumer: Consumer, layers: tuple[LayerParity, ...]) -> bool:
+        precise = next(row for row in CONSUMERS if row.program == consumer.program and not row.is_half)
+        strengths = [1.0] if self._only_full_strength(consumer) else STRENGTHS
+        return all(layer.errors[precise.key, s] <= precise.tolerance for layer in layers for s in strengths)
+
+    def _only_full_strength(self, consumer: Consumer) -> bool:
+        return self.stored.info.norm_axis is not None and not consumer.interpolates
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dora_core.spec import NormAxis
 FORMAT = "dora-studio-parity-1"
 GATE = 1e-3  # of the update, or 1e-6 of the base weight
 
-Verdict = Literal["exact", "close", "wrong", "unread"]
+Verdict = Literal["exact", "close", "coarse", "wrong", "unread"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class ConsumerParity:
     unresolved: tuple[str, ...]  # the file's own names of the modules that the program does not find
     strengths: tuple[StrengthParity, ...]
     rounding: float  # median over layers; 0 for float32
+    means_the_same: bool  # whether the formula in float32 is exact; what half precision adds is a matter of digits
     only_full_strength: bool  # other strengths mean something else in this program
 
     @property
@@ -65,24 +66,23 @@ class ConsumerParity:
         """Half precision is judged by its typical layer, against what rounding alone would cost there."""
         if not self.strengths:
             return "unread"
-        if self.unresolved:
+        if self.unresolved or not self.means_the_same:
             return "wrong"
-        if self.consumer.is_half:
-            return "close" if self.median <= max(self.consumer.tolerance, 3 * self.rounding) else "wrong"
-        return "exact" if self.worst.worst <= self.consumer.tolerance else "wrong"
+        if not self.consumer.is_half:
+            return "exact"
+        return "close" if self.median <= max(self.consumer.tolerance, 3 * self.rounding) else "coarse"
 
     @property
     def words(self) -> str:
+        """Errors are shares of the update."""
         if not self.strengths:
             return "does not read this layout"
-        found = f"finds {self.modules - len(self.unresolved)} of {self.modules} layers; " if self.unresolved else ""
         at = " at strength 1" if self.only_full_strength else ""
         if self.verdict == "exact":
-            return f"as trained{at}: worst error {share(self.worst.worst)} of the update"
-        error = f"typical error {share(self.median)} of the update, worst {share(self.worst.worst)}"
-        if self.verdict == "close":
-            return f"{error}; rounding the weights alone makes {share(self.rounding)}"
-        return f"{found}{error} ({self.worst.worst_layer})"
+            return f"as trained{at}, worst error {share(self.worst.worst)}"
+        found = f"finds {self.modules - len(self.unresolved)} of {self.modules} layers, " if self.unresolved else ""
+        rounding = f" (rounding alone {share(self.rounding)})" if self.consumer.is_half else ""
+        return f"{found}typical error {share(self.median)}, worst {share(self.worst.worst)}{rounding}"
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,13 @@ class ParityReport:
 
     @property
     def headline(self) -> str:
-        program = self.target.consumer.program
+        program, worst = self.target.consumer.program, self.target.worst
         if not self.passed:
-            return f"Not proven: in {program}, {self.target.words}."
-        found = f"{len(self.layers)} of {len(self.layers)} layers"
-        exact = self._programs("exact", program)
-        wrong = self._programs("wrong", program)
+            return f"Not proven: {program}, {self.target.words} of the update (layer {worst.worst_layer})."
+        exact, wrong = self._programs("exact", program), self._programs("wrong", program)
         return (
-            f"{program} renders this file {self.target.words} ({found}, float32)."
-            + (f" So do {'; '.join(exact)}." if exact else "")
+            f"{program} renders all {len(self.layers)} layers {self.target.words} of the update."
+            + (f" Likewise {'; '.join(exact)}." if exact else "")
             + (f" Not so {'; '.join(wrong)}." if wrong else "")
         )
 
@@ -179,7 +177,12 @@ def share(error: float) -> str:
     """An error relative to the update, for people: 0.029 %, 46 %, 23 times."""
     if not math.isfinite(error):
         return "not a number"
-    return f"{error:.0f} times" if error >= 2 else f"{error * 100:.2g} %"
+    percent = 100 * error
+    if percent >= 200:
+        return f"{error:.0f} times"
+    if percent >= 10:
+        return f"{percent:.0f} %"
+    return f"{percent:.2g} %" if percent >= 1e-3 or not percent else "below 0.001 %"
 
 
 def number(value: float) -> float | None:

@@ -27,10 +27,15 @@ COMMANDS: tuple[Command, ...] = (
     Command("sample", "trainer.cli_sample", "Draw samples with a run's newest checkpoint."),
     Command("plan", "trainer.cli_plan", "Tell what a run would do, need and stumble over, before anything is loaded."),
     Command("presets", "trainer.cli_presets", "List presets and settings, write a config to start from."),
+    Command("export", "trainer.cli_export", "Write a proven file of an adapter, for the program that shall use it."),
+    Command("verify", "trainer.cli_verify", "Check what every program makes of an adapter file."),
+    Command("inspect", "trainer.cli_inspect", "Say what a file is, and where it renders as trained."),
+    Command("analyze", "trainer.cli_analyze", "Measure how far an adapter moves its base model."),
     Command("runs", "trainer.cli_runs", "List, stop, clone, rename, queue and delete runs."),
     Command("queue", "trainer.cli_queue", "List the jobs, take one off, start the worker."),
     Command("worker", "trainer.worker", "Run the jobs of the queue until there are none left."),
     Command("doctor", "trainer.cli_doctor", "Look for what keeps training from working, and say how to fix it."),
+    Command("bench", "trainer.cli_bench", "Measure LoRA and DoRA layers against PEFT's and LyCORIS'."),
 )
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

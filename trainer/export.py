@@ -17,50 +17,13 @@ from dora_core.families import ModelModules
 from dora_core.files import write_adapter
 from dora_core.formats import Precision
 from dora_core.header import read_header
-from dora_core.layouts import NAME_ENDINGS, Layout
 from dora_core.metadata import OWN_PREFIX, About
 from dora_core.parity import check_parity, intended_by_state, read_stored
 from dora_core.parity_report import ParityReport
-from dora_core.rendering import rendering
-from dora_core.spec import NormAxis
 from dora_core.state import AdapterState
 from dora_core.tensorfile import write_tensors
+from trainer.export_targets import TARGETS, ExportTarget
 from trainer.failures import ExplainedError
-
-
-@dataclass(frozen=True)
-class ExportTarget:
-    """A kind of file that we offer: its layout, and the consumer that it has to be exact for."""
-
-    name: str
-    layout: Layout
-    consumer: str  # key in dora_core.consumers
-    axes: frozenset[NormAxis | None]  # None: LoRA
-
-    @property
-    def ending(self) -> str:
-        return NAME_ENDINGS[self.layout]
-
-    def renders_in(self, axis: NormAxis | None) -> str:
-        """Where the file of such an adapter renders as trained, in words."""
-        where = rendering(self.layout, axis)
-        return f"{'; '.join(where.exact)} ({where.condition})"
-
-
-_LORA: frozenset[NormAxis | None] = frozenset({None})
-_OUTPUT: frozenset[NormAxis | None] = frozenset({"output"})
-_INPUT: frozenset[NormAxis | None] = frozenset({"input"})
-
-TARGETS: Mapping[str, ExportTarget] = {
-    target.name: target
-    for target in (
-        ExportTarget("comfyui", "kohya", "comfyui", _LORA | _INPUT),
-        ExportTarget("comfyui-compensated", "kohya-compensated", "comfyui", _OUTPUT),
-        ExportTarget("lycoris", "kohya", "lycoris", _LORA | _INPUT | _OUTPUT),
-        ExportTarget("diffusers", "peft", "diffusers", _LORA | _OUTPUT),
-        ExportTarget("diff", "diff", "comfyui", _LORA | _INPUT | _OUTPUT),
-    )
-}
 
 
 class UnprovenError(ExplainedError):

@@ -49,7 +49,7 @@ def test_the_file_comes_with_its_report_and_carries_its_headline(tmp_path: Path)
     assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     metadata = read_header(path).metadata
     assert metadata["dora_studio.parity"] == report["headline"]
-    assert report["headline"].startswith("ComfyUI renders this file as trained")
+    assert report["headline"].startswith("ComfyUI renders all 2 layers as trained")
     assert metadata["ss_output_name"] == "panda"
 
 
@@ -87,7 +87,7 @@ def test_a_failed_gate_leaves_nothing_behind(tmp_path: Path) -> None:
     """ComfyUI takes a magnitude of shape (1, in) for the output axis where the layer has one output: it cannot pass."""
     modules = ModelModules(FAMILIES["sd1"], {"unet.conv_in": (1, 9, 3, 3), NAMES[1]: (6, 9)})
     with pytest.raises(
-        UnprovenError, match=r"Not proven: in ComfyUI, .* \(unet.conv_in\)\. No file was written"
+        UnprovenError, match=r"Not proven: ComfyUI, .* \(layer unet.conv_in\)\. No file was written"
     ) as caught:
         exported(tmp_path, "input", "comfyui", modules)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,48 @@
+"""The kinds of files that an adapter can be exported as. Torch-free: the page and --help show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from dora_core.layouts import NAME_ENDINGS, Layout
+from dora_core.rendering import rendering
+from dora_core.spec import NormAxis
+
+TargetName = Literal["comfyui", "comfyui-compensated", "lycoris", "diffusers", "diff", "merged"]  # the last: a folder
+
+
+@dataclass(frozen=True)
+class ExportTarget:
+    """A kind of file that we offer: its layout, and the consumer that it has to be exact for."""
+
+    name: TargetName
+    layout: Layout
+    consumer: str  # key in dora_core.consumers
+    axes: frozenset[NormAxis | None]  # None: LoRA
+
+    @property
+    def ending(self) -> str:
+        return NAME_ENDINGS[self.layout]
+
+    def renders_in(self, axis: NormAxis | None) -> str:
+        """Where the file of such an adapter renders as trained, in words."""
+        where = rendering(self.layout, axis)
+        return f"{'; '.join(where.exact)} ({where.condition})"
+
+
+_LORA: frozenset[NormAxis | None] = frozenset({None})
+_OUTPUT: frozenset[NormAxis | None] = frozenset({"output"})
+_INPUT: frozenset[NormAxis | None] = frozenset({"input"})
+
+TARGETS: Mapping[str, ExportTarget] = {
+    target.name: target
+    for target in (
+        ExportTarget("comfyui", "kohya", "comfyui", _LORA | _INPUT),
+        ExportTarget("comfyui-compensated", "kohya-compensated", "comfyui", _OUTPUT),
+        ExportTarget("lycoris", "kohya", "lycoris", _LORA | _INPUT | _OUTPUT),
+        ExportTarget("diffusers", "peft", "diffusers", _LORA | _OUTPUT),
+        ExportTarget("diff", "diff", "comfyui", _LORA | _INPUT | _OUTPUT),
+    )
+}
