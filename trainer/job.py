@@ -35,7 +35,7 @@ HANDLERS: dict[Kind, str] = {
     "twin": "trainer.job:train",
     "sample": "trainer.resample:run_job",
     "compare": "trainer.compare:run_job",
-    "export": "trainer.cli_export:run_job",
+    "export": "trainer.export_job:run_job",
 }
 
 

@@ -1,0 +1,60 @@
+"""The real thing, once: a tiny run trained in the background, sampled and exported, by the worker that ships."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.config_io import parse_config
+from trainer.events import Exported, read_events
+from trainer.home import Home
+from trainer.job import HANDLERS, find_handler
+from trainer.store import Store
+from trainer.worker import ensure_worker
+
+WAIT_SECONDS = 600
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HANDLERS if kind != "compare"])
+def test_every_kind_of_job_has_a_function_that_runs_it(kind: str) -> None:
+    assert callable(find_handler(kind))
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_sampled_and_exported_in_the_background(
+    tmp_path: Path, tiny_base: Callable[[str], Path], picture_folder: Path
+) -> None:
+    store = Store(Home(tmp_path / "home"))
+    settings = {
+        "name": "tiny",
+        "model": {"base": str(tiny_base("sd1"))},
+        "data": {
+            "folder": str(picture_folder),
+            "instance_prompt": "a thing",
+            "resolution_px": 64,
+            "smallest_side_px": 32,
+        },
+        "adapter": {"kind": "dora", "rank": 4},
+        "train": {"steps": 2},
+        "sample": {"size_px": [32, 32], "steps": 1, "prompts": ["a thing"]},
+    }
+    run = store.create(parse_config(settings))
+    store.requeue(run)
+    store.queue.submit("sample", [run.path], {"settings": ['sample.prompts=["another thing"]']})
+    store.queue.submit("export", [run.path], {"target": "lycoris"})
+    ensure_worker(store.home)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while any(entry.state != "done" for entry in store.queue.list_jobs()):
+        assert time.monotonic() < deadline, store.status(run)
+        time.sleep(0.2)
+    outcomes = [entry.job.outcome for entry in store.queue.list_jobs()]
+    assert [(outcome.code, outcome.sentence) for outcome in outcomes if outcome] == [(0, "")] * 3
+    status = store.status(run)
+    assert (status.state, status.step, status.saved_step) == ("finished", 2, 2)
+    exported = [event for event in read_events(run.events_file)[0] if isinstance(event, Exported)]
+    assert len(exported) == 2
+    assert all((run.path / event.file).is_file() and event.headline for event in exported)
+    assert len(list(run.samples_dir.glob("asked-*/*.png"))) == 1
