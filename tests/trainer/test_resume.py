@@ -111,7 +111,7 @@ def test_events_tell_the_story_of_a_run(tmp_path: Path, tiny_settings: Settings)
     assert isinstance(events[-1], Finished)
     exported = next(event for event in events if isinstance(event, Exported))
     assert (run.path / exported.file).is_file()
-    assert exported.headline.startswith("ComfyUI renders this file as trained")
+    assert exported.headline.startswith("ComfyUI renders")
     assert [event.step for event in events if event.kind == "saved"] == [1, 2]
     assert [event.step for event in events if event.kind == "sampled"] == [0, 2]
     assert not any(isinstance(event, Stopped | Failed) for event in events)
