@@ -1,8 +1,8 @@
 """How much of a small gain survives bfloat16.
 
-DoRA's gain g = m / n differs from 1 by some thousandths, a bfloat16 number from its neighbour by four to eight of them: an
-implementation that rounds at the wrong place has a magnitude that does nothing. Measured is the slope of the least squares
-line of y_dora - y_base over the gain's true effect in float64: 1 where it survives, 0 where it is rounded away.
+DoRA's gain g = m / n differs from 1 by some thousandths, a bfloat16 number from its neighbour by four to eight of them:
+an implementation that rounds at the wrong place has a magnitude that does nothing. Measured is the slope of the least
+squares line of y_dora - y_base over the gain's true effect in float64: 1 where it survives, 0 where it is rounded away.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from trainer.bench.layers import Case
 from trainer.bench.report import Column, Table
 from trainer.bench.variants import VARIANTS, Variant, adapt_with_ours
 
-SPREADS = (0.0005, 0.0015, 0.005)  # standard deviations of g; 0.0015 was measured on a trained adapter, arXiv 2603.22276
+SPREADS = (
+    0.0005,
+    0.0015,
+    0.005,
+)  # standard deviations of g; 0.0015 was measured on a trained adapter, arXiv 2603.22276
 CASES = (
     Case("Linear", partial(nn.Linear, 320, 640), (1, 2048, 320)),
     Case("Conv 3x3", partial(nn.Conv2d, 64, 96, 3, padding=1), (2, 64, 32, 32)),
@@ -31,7 +35,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Path:
-    """A way through a layer whose weight is bfloat16 and whose magnitude is float32, with autocast on, as in training."""
+    """A way through a layer under autocast. Its weight is bfloat16 and its magnitude float32, as in training."""
 
     title: str
     input_dtype: torch.dtype

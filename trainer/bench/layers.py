@@ -13,8 +13,6 @@ from dora_core.spec import AdapterSpec
 from trainer.bench.timing import Call
 from trainer.bench.variants import VARIANTS, Adapted, autocast, random_states
 
-RANK = 16
-
 
 @dataclass(frozen=True)
 class Case:
@@ -36,9 +34,15 @@ GPU_CASES = (
     Case("Linear 1280->10240, 1024 tokens", partial(nn.Linear, 1280, 10240), (1, 1024, 1280)),
     Case("Conv 3x3 320->320, 128x128", partial(nn.Conv2d, 320, 320, 3, padding=1), (1, 320, 128, 128)),
 )
+QUICK_CASES = (
+    Case("Linear 24->40, 66 tokens", partial(nn.Linear, 24, 40), (2, 33, 24)),
+    Case("Conv 3x3 6->14, 7x9", partial(nn.Conv2d, 6, 14, 3, padding=1), (2, 6, 7, 9)),
+)
 
 
-def layer_calls(case: Case, device: torch.device, dtype: torch.dtype, *, with_compiled: bool) -> dict[str, Call]:
+def layer_calls(
+    case: Case, device: torch.device, dtype: torch.dtype, rank: int, *, with_compiled: bool
+) -> dict[str, Call]:
     """By the variant's name one forward and backward, with the same input and the same gradient of the output.
 
     In bfloat16 the layer and its input are that, what is learned is float32, and autocast is on, as in training. Norms
@@ -49,7 +53,7 @@ def layer_calls(case: Case, device: torch.device, dtype: torch.dtype, *, with_co
     model = nn.Sequential(case.make()).to(device, dtype).requires_grad_(False)
     x = torch.randn(case.input_shape).to(device, dtype).requires_grad_()
     dy = torch.randn_like(model(x))
-    states = random_states(model, AdapterSpec(rank=RANK), seed=0)
+    states = random_states(model, AdapterSpec(rank=rank), seed=0)
     calls: dict[str, Call] = {}
     for variant in VARIANTS:
         adapted = variant.adapt(model, states)
@@ -67,7 +71,7 @@ def forward_backward(adapted: Adapted, x: Tensor, dy: Tensor) -> tuple[Tensor, .
     """The output, then the gradients of the input and of what is learned."""
     with autocast(x):
         y = adapted.model(x)
-    return y, *torch.autograd.grad(y, (x, *adapted.parameters), dy)
+    return y.detach(), *torch.autograd.grad(y, (x, *adapted.parameters), dy)
 
 
 def _refresh_forward_backward(adapted: Adapted, x: Tensor, dy: Tensor) -> tuple[Tensor, ...]:

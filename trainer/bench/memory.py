@@ -1,4 +1,4 @@
-"""What a step needs besides weights: bytes that the forward pass keeps for backward, and bytes alive at the worst moment."""
+"""What a step needs besides weights: bytes kept for backward, and bytes alive at the worst moment."""
 
 from __future__ import annotations
 

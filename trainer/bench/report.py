@@ -7,8 +7,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +33,14 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
+    def markdown(self) -> str:
+        titles = [column.title for column in self.columns]
+        alignments = ["---:" if column.format else "---" for column in self.columns]
+        rows = [[_shown(value, column) for value, column in zip(row, self.columns, strict=True)] for row in self.rows]
+        return "\n".join(
+            [f"**{self.title}**", "", *(f"| {' | '.join(line)} |" for line in (titles, alignments, *rows))]
+        )
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -40,7 +48,9 @@ class Machine:
 
     processor: str
     threads: int
-    load: tuple[float, ...]  # average number of busy processes over 1, 5 and 15 minutes; empty where the system keeps none
+    load: tuple[
+        float, ...
+    ]  # average number of busy processes over 1, 5 and 15 minutes; empty where the system keeps none
     gpu: str | None
     versions: Mapping[str, str]
     started: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
@@ -52,29 +62,37 @@ class Report:
     machine: Machine
     tables: tuple[Table, ...]
 
-    def markdown(self) -> str:
-        return "\n\n".join([_origin(self), *map(_table, self.tables)])
+    def with_table(self, table: Table) -> Report:
+        return replace(self, tables=(*self.tables, table))
 
-    def json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+    def markdown(self) -> str:
+        return "\n\n".join([self._origin(), *(table.markdown() for table in self.tables)])
 
     def write(self, file: Path) -> None:
         """JSON as `file`, Markdown beside it."""
-        file.write_text(self.json() + "\n", encoding="utf-8")
+        file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         file.with_suffix(".md").write_text(self.markdown() + "\n", encoding="utf-8")
+
+    def _origin(self) -> str:
+        at = self.machine
+        versions = ", ".join(f"{package} {version}" for package, version in at.versions.items())
+        gpu = f", {at.gpu}" if at.gpu else ""
+        load = f", load {at.load[0]:g} when it began" if at.load else ""
+        return f"`{self.command}`: {at.processor}, {at.threads} threads{gpu}; {versions}; {at.started}{load}."
 
 
 def timing_table(title: str, timings: Mapping[str, Timing], reference: str, busy: str = "CPU") -> Table:
-    """Medians, minima and what they are of the reference's; `busy` says whose time is meant by it."""
+    """Medians, minima, and their ratios to the reference's. `busy` says whose time `busy_ms` is."""
     columns = (
         Column("variant"),
         Column(f"{busy} median ms", ".1f"),
         Column(f"{busy} min ms", ".1f"),
         Column("wall median ms", ".1f"),
         Column("wall min ms", ".1f"),
+        Column("per s", ".2f"),
         Column(f"{busy} median / {reference}", ".2f"),
         Column(f"{busy} min / {reference}", ".2f"),
-        Column(f"median of {busy} ratios by round", ".2f"),
+        Column(f"median of {busy} ratios within rounds", ".2f"),
     )
     rows = [(name, *_figures(timing, timings[reference])) for name, timing in timings.items()]
     return Table(title, columns, tuple(rows))
@@ -111,26 +129,12 @@ def _figures(timing: Timing, reference: Timing) -> tuple[float, ...]:
         min(busy),
         median(wall),
         min(wall),
+        1e3 / median(wall),
         median(busy) / median(reference.busy_ms),
         min(busy) / min(reference.busy_ms),
         timing.paired_ratio(reference),
     )
 
 
-def _origin(report: Report) -> str:
-    at = report.machine
-    versions = ", ".join(f"{package} {version}" for package, version in at.versions.items())
-    gpu = f", {at.gpu}" if at.gpu else ""
-    load = f", load {at.load[0]:g} at the start" if at.load else ""
-    return f"`{report.command}`\n{at.processor}, {at.threads} threads{gpu}; {versions}; {at.started}{load}."
-
-
-def _table(table: Table) -> str:
-    alignments = ["---" if not column.format else "---:" for column in table.columns]
-    lines = [[column.title for column in table.columns], alignments]
-    lines += [[_cell(value, column) for value, column in zip(row, table.columns, strict=True)] for row in table.rows]
-    return "\n".join([f"**{table.title}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
-
-
-def _cell(value: Cell, column: Column) -> str:
+def _shown(value: Cell, column: Column) -> str:
     return value if isinstance(value, str) else format(value, column.format)

@@ -1,7 +1,7 @@
 """How many bytes a forward pass keeps for backward, and how many are alive at the worst moment of a step.
 
-Both counts are exact and the same on every machine. On the meta device they need no memory, so that a model of full size
-can be counted anywhere.
+Both counts are exact and the same on every machine. On the meta device they need no memory, so that a model of full
+size can be counted anywhere.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
     """Bytes of the storages that the graph behind the result of `forward` keeps for backward, each counted once.
 
-    Parameters and buffers of `model` do not count: they are there anyway. On the meta device attention counts as a flash
-    kernel does, which keeps its operands and its output.
+    Parameters and buffers of `model` do not count: they are there anyway. On the meta device attention counts as a
+    flash kernel does, which keeps its operands and its output.
     """
     kept: weakref.WeakSet[_Saved] = weakref.WeakSet()  # a graph that nothing needs any more has let go of its own
 

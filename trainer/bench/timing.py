@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -45,16 +46,18 @@ Clock = Callable[[Call], Sample]
 
 
 def interleave(calls: Mapping[str, Call], rounds: int, clock: Clock, warmup: int = 2) -> dict[str, Timing]:
-    """Each call once per round, in an order that is shuffled anew for each round, after `warmup` rounds that do not count."""
+    """Each call once per round, in an order shuffled anew for each, after `warmup` rounds that do not count."""
     order = list(calls)
-    shuffle = random.Random(0).shuffle  # noqa: S311
+    shuffle = random.Random(0).shuffle
     samples: dict[str, list[Sample]] = {name: [] for name in calls}
-    for turn in range(warmup + rounds):
-        shuffle(order)
-        for name in order:
-            sample = _undisturbed(calls[name], clock)
-            if turn >= warmup:
-                samples[name].append(sample)
+    with _collecting_between_rounds() as collect:
+        for turn in range(warmup + rounds):
+            collect()
+            shuffle(order)
+            for name in order:
+                sample = clock(calls[name])
+                if turn >= warmup:
+                    samples[name].append(sample)
     return {name: Timing(tuple(taken)) for name, taken in samples.items()}
 
 
@@ -77,10 +80,14 @@ def cuda_clock(call: Call) -> Sample:
     return Sample((time.perf_counter() - wall) * 1e3, start.elapsed_time(end))
 
 
-def _undisturbed(call: Call, clock: Clock) -> Sample:
+@contextmanager
+def _collecting_between_rounds() -> Iterator[Callable[[], object]]:
+    """Garbage is collected when the caller says so, never within a call; what was there before is left out."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
-        return clock(call)
+        yield gc.collect
     finally:
         gc.enable()
+        gc.unfreeze()

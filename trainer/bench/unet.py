@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from typing import Any
@@ -58,6 +58,19 @@ def sd_widths() -> Workload:
     return Workload("UNet of SD-like widths, 16x16 latents, 165 layers", config, ALL_LAYERS, latent_px=16)
 
 
+def tiny() -> Workload:
+    config = {
+        "block_out_channels": [8, 16],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "cross_attention_dim": 12,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+    }
+    return Workload("tiny UNet", config, replace(ALL_LAYERS, rank=2), latent_px=8)
+
+
 def sd15() -> Workload:
     return Workload("SD1.5, 512 px, batch 4, all layers", _released("unet-sd1"), ALL_LAYERS, latent_px=64, batch=4)
 
@@ -107,6 +120,7 @@ def step_calls(workload: Workload, device: torch.device, dtype: torch.dtype, *, 
             calls[variant.name] = training_step(adapted, batch)
         if adapted.adapter and with_compiled:
             compiled = variant.adapt(unet, states)
+            assert isinstance(compiled.model, UNet2DConditionModel)
             compiled.model.compile_repeated_blocks(dynamic=False)
             calls[f"{variant.name}, compiled"] = training_step(compiled, batch)
     return calls

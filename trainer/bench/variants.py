@@ -88,18 +88,17 @@ def adapt_with_peft(model: nn.Module, state: AdapterState) -> Adapted:
     layer = next(iter(state.layers.values()))
     config = peft.LoraConfig(
         r=layer.rank,
-        lora_alpha=layer.alpha,
+        lora_alpha=layer.alpha,  # pyright: ignore[reportArgumentType]  # annotated as int, takes any number
         use_dora=state.norm_axis is not None,
         target_modules=list(state.layers),
     )
     peft.inject_adapter_in_model(config, model)
     parameters: list[nn.Parameter] = []
     for name, layer in state.layers.items():
-        module = model.get_submodule(name)
-        holders = [(module.lora_A.default, layer.down), (module.lora_B.default, layer.up)]
-        if layer.magnitude is not None:
-            holders.append((module.lora_magnitude_vector.default, layer.magnitude))
-        parameters += [_put(holder, value) for holder, value in holders]
+        values = {"lora_A": layer.down, "lora_B": layer.up, "lora_magnitude_vector": layer.magnitude}
+        for part, value in values.items():
+            if value is not None:
+                parameters.append(_put(model.get_submodule(f"{name}.{part}.default"), "weight", value))
     return Adapted(model, parameters)
 
 
@@ -108,15 +107,19 @@ def adapt_with_lycoris(model: nn.Module, state: AdapterState) -> Adapted:
     parameters: list[nn.Parameter] = []
     for name, layer in state.layers.items():
         base = model.get_submodule(name)
-        has_norm, on_output = state.norm_axis is not None, state.norm_axis == "output"
         module = LoConModule(
-            name, base, lora_dim=layer.rank, alpha=layer.alpha, weight_decompose=has_norm, wd_on_out=on_output
-        )
+            name,
+            base,
+            lora_dim=layer.rank,
+            alpha=layer.alpha,  # pyright: ignore[reportArgumentType]  # annotated as int by its default
+            weight_decompose=state.norm_axis is not None,
+            wd_on_out=state.norm_axis == "output",
+        ).to(base.get_parameter("weight").device)
         module.apply_to()
-        parameters += [_put(module.lora_down, layer.down), _put(module.lora_up, layer.up)]
+        base.add_module("lycoris", module)
+        parameters += [_put(module.lora_down, "weight", layer.down), _put(module.lora_up, "weight", layer.up)]
         if layer.magnitude is not None:
-            parameters.append(_put(module, layer.magnitude, "dora_scale"))
-        base.lycoris = module.to(base.weight.device)
+            parameters.append(_put(module, "dora_scale", layer.magnitude))
     return Adapted(model, parameters)
 
 
@@ -164,8 +167,7 @@ def _with_magnitudes(
         yield name, replace(layer, magnitude=along(norm * gain, weight, axis))
 
 
-def _put(module: nn.Module, value: Tensor, attribute: str = "weight") -> nn.Parameter:
-    shape = getattr(module, attribute).shape
-    parameter = nn.Parameter(value.detach().clone().reshape(shape))
+def _put(module: nn.Module, attribute: str, value: Tensor) -> nn.Parameter:
+    parameter = nn.Parameter(value.clone().reshape(getattr(module, attribute).shape))
     setattr(module, attribute, parameter)
     return parameter
