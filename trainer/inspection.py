@@ -158,16 +158,15 @@ def _with_unresolved(where: Rendering, info: AdapterInfo) -> Rendering:
     return Rendering(exact, {**blind, **where.wrong}, where.condition)
 
 
+_COARSE: tuple[tuple[tuple[Role, ...], str, str], ...] = (
+    (_MAGNITUDES, "F16", "magnitudes are rounded to F16, by up to 0.05 %: training may have changed some by less"),
+    (_MAGNITUDES, "BF16", "magnitudes are rounded to BF16, by up to 0.4 %: training may have changed most by less"),
+    (_FACTORS, "BF16", "factors are rounded to BF16, by up to 0.4 %"),
+)
+
+
 def _notes(header: Header, info: AdapterInfo) -> list[str]:
-    notes: list[str] = []
-    half = _dtypes(header, info, _MAGNITUDES) & {"F16", "BF16"}
-    if half:
-        lost = "0.2 %" if "BF16" in half else "0.02 %"
-        notes.append(
-            f"magnitudes are rounded to {', '.join(sorted(half))}, by up to {lost}: of the order of what they learn"
-        )
-    if "BF16" in _dtypes(header, info, _FACTORS):
-        notes.append("factors are rounded to BF16, by up to 0.2 % of each value")
+    notes = [note for roles, dtype, note in _COARSE if dtype in _dtypes(header, info, roles)]
     if info.detection is not None:
         known = spellings(shipped_modules(info.detection.family))
         unknown = sorted(name for name in info.modules if name not in known)
