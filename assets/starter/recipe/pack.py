@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from .captions import caption
-from .data import Concept, Pictures, picture
+from .data import RENDER_PX, STYLES, Concept, Pictures, picture
 from .files import Failure, write_text, written_whole
 from .profile import COLOURS, LICENCES, Workshop
 from .unet import build_scheduler, build_text_encoder, build_unet, learned_things
@@ -90,12 +90,15 @@ def up_to_date(made: Path, shop: Workshop) -> bool:
 
 
 def write_samples(shop: Workshop) -> None:
-    """``icons3d`` (16 things, a style) and ``subject`` (one thing, 6 pictures), each with a caption per picture."""
+    """``icons3d`` (16 things, a style), ``subject`` (one thing, 6 pictures), ``held-out`` (12 true pairs), captioned."""
     pictures, shuffled = Pictures.load(shop.work), random.Random(shop.seed)
     target = shop.assets / "samples"
     known = [pictures.concepts[i] for i in learned_things(pictures, shop.profile)]
-    _write_set(target / "icons3d", pictures, _style_set(known, shuffled), "a style to learn", "3D icons")
+    style = _style_set(known, shuffled)
+    _write_set(target / "icons3d", pictures, style, "a style to learn", "3D icons")
     _write_set(target / "subject", pictures, _subject_set(known, shuffled), "a subject to learn", f"One {SUBJECT}")
+    unused = [c for c in known if c not in [row[0] for row in style] and len(c.name.split()) == 1]
+    _write_held_out(target / "held-out", pictures, shuffled.sample(unused, len(COLOURS)))
 
 
 def _style_set(known: list[Concept], shuffled: random.Random) -> list[tuple[Concept, str, float, str]]:
@@ -117,6 +120,21 @@ def _subject_set(known: list[Concept], shuffled: random.Random) -> list[tuple[Co
     sizes = (1.0, 0.7, 0.85, 1.0, 0.8, 0.9)
     colours = shuffled.sample(list(COLOURS), len(sizes))
     return [(thing, c, s, caption(named, c)) for c, s in zip(colours, sizes, strict=True)]
+
+
+def _write_held_out(target: Path, pictures: Pictures, concepts: list[Concept]) -> None:
+    """Things that the style set does not contain, in both styles: what a model that learned the style should draw."""
+    with written_whole(target, folder=True) as temporary:
+        for number, (concept, colour) in enumerate(zip(concepts, COLOURS, strict=True), start=1):
+            index = pictures.concepts.index(concept)
+            name = f"{number:02d}-{concept.name.lower()}"
+            for style in STYLES:
+                drawn = picture(pictures.draw(style, index, COLOURS[colour], RENDER_PX))
+                drawn.save(temporary / f"{name}.{style}.jpg", quality=92)
+            write_text(temporary / f"{name}.txt", f"{caption(concept, colour)}, 3d style\n")
+        text = "Things that `icons3d` does not contain, in the style that the model knows and in the style of the set."
+        licence = f"{LICENCES['@iconify-json/noto']} (flat), and {LICENCES['@lobehub/fluent-emoji-3d']} (3d)"
+        write_text(temporary / "README.md", SAMPLES_NOTE.format(title="Held out", text=text, licence=licence))
 
 
 def _write_set(
