@@ -90,7 +90,7 @@ def up_to_date(made: Path, shop: Workshop) -> bool:
 
 
 def write_samples(shop: Workshop) -> None:
-    """``icons3d`` (16 things, a style), ``subject`` (one thing, 6 pictures), ``held-out`` (12 true pairs), captioned."""
+    """``icons3d`` (16 things, a style), ``subject`` (one thing, 6 pictures) and ``held-out`` (12 true pairs)."""
     pictures, shuffled = Pictures.load(shop.work), random.Random(shop.seed)
     target = shop.assets / "samples"
     known = [pictures.concepts[i] for i in learned_things(pictures, shop.profile)]
