@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from dora_core.errors import FileFormatError
-from dora_core.layers import DoraLayer, LoraLayer, read_flags
+from dora_core.layers import DoraLayer, LoraLayer
+from dora_core.norms import refresh_norms
 from dora_core.spec import AdapterSpec, NormAxis
 from dora_core.state import AdapterState
 
@@ -61,13 +62,8 @@ class Adapter:
 
     def refresh_norms(self) -> None:
         """Bring the norms of all layers up to date, with one look at the device for all of them together."""
-        layers = [layer for layer in self.layers.values() if isinstance(layer, DoraLayer)]
-        if not layers:
-            return
-        flags = torch.stack([layer.measure_norm().to(layers[0].norm.device) for layer in layers])
-        for layer, needs_mending in zip(layers, read_flags(flags), strict=True):
-            if needs_mending:
-                layer.mend_norm()
+        if dora_layers := [layer for layer in self.layers.values() if isinstance(layer, DoraLayer)]:
+            refresh_norms(dora_layers)
 
     def compile(self) -> None:
         """From now on run the passes over activations through torch.compile; what it compiles serves all layers.

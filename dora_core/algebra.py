@@ -7,7 +7,7 @@ kernel too). Everything is computed in float32, or in float64 where a tensor is.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -35,24 +35,30 @@ def squared_norm(weight: Tensor, axis: NormAxis) -> Tensor:
     return weight.to(accumulation_dtype(weight.dtype)).square().sum(others)
 
 
-def factored_squared_norm(
-    base_squared: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, axis: NormAxis
+def factored_squared_norms(
+    base_squared: Tensor, weights: Sequence[Tensor], down: Tensor, up: Tensor, scale: float, axis: NormAxis
 ) -> Tensor:
-    """n^2 without V, from `base_squared`, the squared norm of W0.
+    """n^2 without V, from `base_squared`, the squared norms of W0; for several layers of one shape along dimension 0.
 
     rows:     n_i^2 = norm(W0_i)^2 + s B_i . (2 U + s B (A A^T))_i,   U = W0 A^T   (out, rank)
     columns:  n_j^2 = norm(W0_j)^2 + s A_j . (2 U + s (B^T B) A)_j,   U = B^T W0   (rank, in)
 
     A sum of squares that cancellation left below zero is zero.
     """
-    w, a, b = _matrices(weight, down, up)
+    dtype = accumulation_dtype(weights[0].dtype)
+    a, b = down.flatten(2).to(dtype), up.flatten(2).to(dtype)
     with _full_float32():
+        u = torch.stack([_thin_product(w.flatten(1).to(dtype), a[i], b[i], axis) for i, w in enumerate(weights)])
         if axis == "output":
-            product = torch.addmm(w @ a.T, b, a @ a.T, beta=2, alpha=scale).mul_(b).sum(1)
+            change = torch.baddbmm(u, b, a @ a.mT, beta=2, alpha=scale).mul_(b).sum(2)
         else:
-            columns = torch.addmm(b.T @ w, b.T @ b, a, beta=2, alpha=scale).mul_(a).sum(0)
-            product = columns.reshape(weight.shape[1], -1).sum(1)
-    return torch.add(base_squared, product, alpha=scale).clamp_(min=0)
+            columns = torch.baddbmm(u, b.mT @ b, a, beta=2, alpha=scale).mul_(a).sum(1)
+            change = columns.reshape(*base_squared.shape, -1).sum(2)
+    return torch.add(base_squared, change, alpha=scale).clamp_(min=0)
+
+
+def _thin_product(weight: Tensor, down: Tensor, up: Tensor, axis: NormAxis) -> Tensor:
+    return weight @ down.T if axis == "output" else up.T @ weight
 
 
 def dense_squared_norm(

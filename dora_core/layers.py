@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from dora_core import algebra
 from dora_core.functional import Operands, Plan, adapted, compute_dtype, exact_norm
 from dora_core.kernels import EAGER, compiled
+from dora_core.norms import refresh_norms
 from dora_core.operations import operation_of
 from dora_core.spec import NormAxis, NormGradient
 from dora_core.state import LayerWeights
-
-WEAK_GAIN = 1e-3
-"""Below this gain an output channel's gradient of the magnitude is not taken from its output: the bias drowns it."""
 
 
 class LoraLayer(nn.Module):
@@ -55,6 +53,11 @@ class LoraLayer(nn.Module):
     def bias(self) -> Tensor | None:
         return self.base.bias
 
+    @property
+    def original_weight(self) -> Tensor:
+        """W0, also while the base holds W'."""
+        return self.base.weight.detach() if self.unmerged is None else self.unmerged
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_enabled or self.strength == 0 or self.unmerged is not None:
             return self.base(x)
@@ -69,8 +72,7 @@ class LoraLayer(nn.Module):
 
     def merged_weight(self) -> Tensor:
         """The dense weight that `forward` stands for, W0 + strength (W' - W0), in float32 at least."""
-        weight = self.base.weight if self.unmerged is None else self.unmerged
-        weight = weight.detach().to(self.down.dtype)
+        weight = self.original_weight.to(self.down.dtype)
         return torch.lerp(weight, self._adapted_weight(weight), self.strength)
 
     def merge(self) -> None:
@@ -164,33 +166,18 @@ class DoraLayer(LoraLayer):
         self.register_buffer("base_squared", base_squared, persistent=False)
         self.register_buffer("norm", algebra.direction_norm(base_squared), persistent=False)
         self.magnitude = nn.Parameter(algebra.along(base_squared.sqrt(), weight, axis))
-        self._weak: Tensor | None = None
+        self.weak: Tensor | None = None  # output axis: channels whose gain is too small to divide by
         self._versions: tuple[int, ...] | None = None
 
     def refresh_norm(self) -> None:
-        if any(read_flags(self.measure_norm())):
-            self.mend_norm()
+        refresh_norms([self])
 
-    @torch.no_grad()
-    def measure_norm(self) -> Tensor:
-        """Refresh the norm; true on the device if a channel needs `mend_norm`: a cancelled norm, a weak gain."""
+    def note_versions(self) -> None:
+        """Remember which values the norms are being computed from, and bring that of W0 alone up to date."""
         versions = self._current_versions()
         if self._versions is None or self._versions[0] != versions[0]:
-            self.base_squared.copy_(algebra.squared_norm(self.base.weight, self.axis))
-        squared = self._factored_squared_norm()
-        self.norm.copy_(algebra.direction_norm(squared))
-        self._weak = None
+            self.base_squared.copy_(algebra.squared_norm(self.original_weight, self.axis))
         self._versions = versions
-        return torch.any(self._is_cancelled(squared) | self._is_weak())
-
-    @torch.no_grad()
-    def mend_norm(self) -> None:
-        """Take cancelled norms from dense rows or columns; list the channels with a gain too small to divide by."""
-        cancelled = self._is_cancelled(self._factored_squared_norm()).nonzero().flatten()
-        dense = algebra.dense_squared_norm(self.base.weight, self.down, self.up, self.scale, self.axis, cancelled)
-        self.norm[cancelled] = algebra.direction_norm(dense)
-        weak = self._is_weak().nonzero().flatten()
-        self._weak = weak if weak.numel() else None
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         return super().own_parameters() | {"magnitude": self.magnitude}
@@ -214,7 +201,7 @@ class DoraLayer(LoraLayer):
         if self.gradient == "exact" and torch.is_grad_enabled():
             norm = exact_norm(norm, self.base.weight, self.down, self.up, self.scale, self.axis)
         if self.strength == 1:
-            return operands._replace(magnitude=magnitude, norm=norm, weak=self._weak), self.axis
+            return operands._replace(magnitude=magnitude, norm=norm, weak=self.weak), self.axis
         return _blended(operands, magnitude / norm, self.strength, self.axis), self.axis
 
     def _adapted_weight(self, weight: Tensor) -> Tensor:
@@ -227,24 +214,6 @@ class DoraLayer(LoraLayer):
 
     def _current_versions(self) -> tuple[int, ...]:
         return tuple(t._version for t in (self.base.weight, self.down, self.up, self.magnitude))
-
-    def _factored_squared_norm(self) -> Tensor:
-        return algebra.factored_squared_norm(
-            self.base_squared, self.base.weight, self.down, self.up, self.scale, self.axis
-        )
-
-    def _is_cancelled(self, squared: Tensor) -> Tensor:
-        return squared < algebra.CANCELLATION * self.base_squared
-
-    def _is_weak(self) -> Tensor:
-        if self.axis == "input":
-            return torch.zeros_like(self.norm, dtype=torch.bool)
-        return self.magnitude.flatten().abs() < WEAK_GAIN * self.norm
-
-
-def read_flags(flags: Tensor) -> list[bool]:
-    """Flags from a device, which waits for it; on the meta device nothing is set."""
-    return [False] * flags.numel() if flags.is_meta else [bool(flag) for flag in flags.flatten().cpu()]
 
 
 def _blended(operands: Operands, gain: Tensor, strength: float, axis: NormAxis) -> Operands:

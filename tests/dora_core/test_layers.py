@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -263,9 +264,9 @@ def test_norms_that_cancel_are_taken_from_the_dense_channels(kind: str, axis: No
     layer.refresh_norm()
     combined = layer.base.weight.double() + algebra.low_rank_delta(layer.down.double(), layer.up.double(), layer.scale)
     exact = combined.transpose(0, own).flatten(1).norm(dim=1)
-    factored = algebra.factored_squared_norm(
-        layer.base_squared, layer.base.weight, layer.down, layer.up, layer.scale, axis
-    ).sqrt()
+    factored = algebra.factored_squared_norms(
+        layer.base_squared[None], [layer.base.weight], layer.down[None], layer.up[None], layer.scale, axis
+    )[0].sqrt()
     assert error(layer.norm[[3, 8]], exact[[3, 8]]) < 1e-4
     assert error(factored[[3, 8]], exact[[3, 8]]) > 1e-2
     assert error(layer.norm, exact) < 1e-6
@@ -336,14 +337,14 @@ def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointin
     monkeypatch: pytest.MonkeyPatch, attached: bool, axis: NormAxis, gradient: NormGradient
 ) -> None:
     refreshes = 0
-    original = algebra.factored_squared_norm
+    original = algebra.factored_squared_norms
 
-    def counted(*arguments: object) -> torch.Tensor:
+    def counted(base_squared: torch.Tensor, *arguments: Any) -> torch.Tensor:
         nonlocal refreshes
-        refreshes += 1
-        return original(*arguments)  # type: ignore[arg-type]
+        refreshes += len(base_squared)
+        return original(base_squared, *arguments)
 
-    monkeypatch.setattr(algebra, "factored_squared_norm", counted)
+    monkeypatch.setattr(algebra, "factored_squared_norms", counted)
     model = Blocks(checkpointed(reentrant=False))
     adapter = inject(model, AdapterSpec(norm_axis=axis, norm_gradient=gradient, rank=3))
     optimizer = torch.optim.AdamW(adapter.parameter_groups(1e-2))
