@@ -63,9 +63,8 @@ class Consumer:
 def rendered_weight(
     consumer: Consumer, weight: Tensor, update: Tensor, magnitude: Tensor | None, strength: float
 ) -> Tensor:
-    """The weight `consumer` runs with, as float64; `update` is D in `product_dtype`, or a stored full difference."""
-    patched = consumer.formula(weight.to(consumer.weight_dtype), update, magnitude, strength)
-    return patched.to(consumer.result_dtype).double()
+    """The weight `consumer` runs with; `update` is D in `product_dtype`, or a stored full difference."""
+    return consumer.formula(weight.to(consumer.weight_dtype), update, magnitude, strength).to(consumer.result_dtype)
 
 
 def comfyui(weight: Tensor, delta: Tensor, magnitude: Tensor | None, strength: float) -> Tensor:

@@ -38,23 +38,22 @@ Intended = Callable[[str, Tensor], Tensor]  # layer name and W0 in float64 -> W'
 
 @dataclass(frozen=True)
 class Ideal:
-    """What a layer's weight should be, in float64."""
+    """What a layer's weight should be by strength, in float64, and what errors are relative to."""
 
-    weight: Tensor  # W0
-    update: Tensor  # W' - W0
+    at: Mapping[float, Tensor]
+    base_norm: float
+    update_norm: float  # of W' - W0
 
     @classmethod
     def of(cls, name: str, base: Tensor, intended: Intended) -> Ideal:
         weight = base.double()
-        return cls(weight, intended(name, weight) - weight)
-
-    def at(self, strength: float) -> Tensor:
-        return self.weight + strength * self.update
+        update = intended(name, weight) - weight
+        return cls({s: weight + s * update for s in STRENGTHS}, _norm(weight), _norm(update))
 
     def error(self, actual: Tensor, strength: float) -> float:
         """Of a weight that should be the one at that strength, relative to the update."""
-        unit = max(_norm(self.update), SMALLEST_UPDATE * _norm(self.weight))
-        return _relative(_norm(actual - self.at(strength)), unit)
+        unit = max(self.update_norm, SMALLEST_UPDATE * self.base_norm)
+        return _relative(_norm(actual.double() - self.at[strength]), unit)
 
 
 @dataclass(frozen=True)
@@ -159,16 +158,16 @@ class _Check:
     def layer(self, name: str, base: Tensor) -> LayerParity:
         weight = base.to(self.device)
         ideal = Ideal.of(name, weight, self.intended)
-        rendered = _Renderings(weight, _moved(self.stored.layers[name], self.device))
-        errors: dict[tuple[str, float], float] = {}
-        for key, names in self.unresolved.items():
-            for strength in STRENGTHS:
-                is_left_out = self.stored.file_names[name] in names
-                actual = ideal.weight if is_left_out else rendered.by(BY_KEY[key], strength)
-                errors[key, strength] = ideal.error(actual, strength)
-        half = [key for key in self.unresolved if BY_KEY[key].is_half]
-        rounding = {key: ideal.error(ideal.at(1.0).to(BY_KEY[key].result_dtype).double(), 1.0) for key in half}
-        return LayerParity(name, _relative(_norm(ideal.update), _norm(ideal.weight)), errors, rounding)
+        measured = _Measured(weight, _moved(self.stored.layers[name], self.device), ideal)
+        errors = {
+            (key, strength): measured.left_out(strength)
+            if self.stored.file_names[name] in names
+            else measured.error(BY_KEY[key], strength)
+            for key, names in self.unresolved.items()
+            for strength in STRENGTHS
+        }
+        rounding = {key: measured.rounding(BY_KEY[key]) for key in self.unresolved if BY_KEY[key].is_half}
+        return LayerParity(name, _relative(ideal.update_norm, ideal.base_norm), errors, rounding)
 
     def summary(self, consumer: Consumer, layers: tuple[LayerParity, ...]) -> ConsumerParity:
         reads = consumer.key in self.unresolved
@@ -192,24 +191,39 @@ class _Check:
 
 
 @dataclass
-class _Renderings:
-    """One layer as the consumers compute it; those that compute alike share the result."""
+class _Measured:
+    """The errors of one layer. Consumers that compute alike are computed once."""
 
     weight: Tensor
     stored: Stored
-    _known: dict[tuple[object, ...], Tensor] = field(default_factory=dict[tuple[object, ...], Tensor])
+    ideal: Ideal
+    known: dict[tuple[object, ...], float] = field(default_factory=dict[tuple[object, ...], float])
+    updates: dict[torch.dtype, Tensor] = field(default_factory=dict[torch.dtype, Tensor])
 
-    def by(self, consumer: Consumer, strength: float) -> Tensor:
+    def error(self, consumer: Consumer, strength: float) -> float:
         types = (consumer.weight_dtype, consumer.product_dtype, consumer.result_dtype)
         way = (consumer.formula, *types, strength)
-        if way not in self._known:
-            update, magnitude = _update_and_magnitude(self.stored, consumer.product_dtype)
-            self._known[way] = rendered_weight(consumer, self.weight, update, magnitude, strength)
-        return self._known[way]
+        if way not in self.known:
+            magnitude = None if isinstance(self.stored, Tensor) else self.stored.magnitude
+            update = self._update(consumer.product_dtype)
+            rendered = rendered_weight(consumer, self.weight, update, magnitude, strength)
+            self.known[way] = self.ideal.error(rendered, strength)
+        return self.known[way]
 
+    def left_out(self, strength: float) -> float:
+        """The weight stays as it was."""
+        return self.ideal.error(self.weight, strength)
 
-def _update_and_magnitude(stored: Stored, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    return (stored.to(dtype), None) if isinstance(stored, Tensor) else (stored.delta(dtype), stored.magnitude)
+    def rounding(self, consumer: Consumer) -> float:
+        if (consumer.result_dtype, 1.0) not in self.known:
+            rounded = self.ideal.at[1.0].to(consumer.result_dtype)
+            self.known[consumer.result_dtype, 1.0] = self.ideal.error(rounded, 1.0)
+        return self.known[consumer.result_dtype, 1.0]
+
+    def _update(self, dtype: torch.dtype) -> Tensor:
+        if dtype not in self.updates:
+            self.updates[dtype] = self.stored.to(dtype) if isinstance(self.stored, Tensor) else self.stored.delta(dtype)
+        return self.updates[dtype]
 
 
 def _moved(stored: Stored, device: torch.device | None) -> Stored:
@@ -226,7 +240,7 @@ def _at_strength(key: str, strength: float, layers: tuple[LayerParity, ...]) -> 
 
 
 def _norm(tensor: Tensor) -> float:
-    return math.sqrt(float(tensor.square().sum()))
+    return math.sqrt(float(torch.dot(tensor.flatten(), tensor.flatten())))
 
 
 def _relative(error: float, unit: float) -> float:

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -21,14 +20,14 @@ from dora_core.spec import NormAxis
 from trainer.adapter_source import AdapterSource, SourceError, base_named, open_source
 from trainer.base_weights import BaseModel
 from trainer.comfyui import ComfyUIAnswer, ask_comfyui
-from trainer.export import TARGETS, UnprovenError, check_target, export_adapter, report_path
+from trainer.export import TARGETS, UnprovenError, check_target, checking_device, export_adapter, report_path
 from trainer.inspection import is_model
 from trainer.merged_pipeline import export_merged
 from trainer.parity_table import print_report
 from trainer.store import Store
 
 
-def publish(opened: AdapterSource, target: str | None, out: Path | None, device: str, console: Console) -> None:
+def publish(opened: AdapterSource, target: str | None, out: Path | None, device: str | None, console: Console) -> None:
     """Raises UnprovenError after the table that says why."""
     row = TARGETS[target or ("lycoris" if opened.state.norm_axis == "output" else "comfyui")]
     check_target(opened.state, row)
@@ -37,7 +36,7 @@ def publish(opened: AdapterSource, target: str | None, out: Path | None, device:
     try:
         with console.status(f"checking {len(opened.state.layers)} layers"):
             done = export_adapter(
-                opened.state, base.weights, base.modules, row, path, opened.about, torch.device(device)
+                opened.state, base.weights, base.modules, row, path, opened.about, checking_device(device)
             )
     except UnprovenError as error:
         print_report(error.report, console)
@@ -66,14 +65,14 @@ class Checked:
         path.write_text(self.report.to_json(self.file.name, digest), encoding="utf-8")
 
 
-def check(file: Path, base: str | None, device: str, console: Console) -> Checked:
+def check(file: Path, base: str | None, device: str | None, console: Console) -> Checked:
     named = base or inspect_adapter(file).metadata.get(f"{OWN_PREFIX}base_model")
     if named is None:
         raise SourceError(f"{file} does not say which base model it belongs to.", "Give it with --base.")
     model = base_named(named)
     with console.status("computing every layer as every program does"):
         stored = read_stored(file, model.modules)
-        report = check_parity(stored, model.weights, intended_by_file(stored), device=torch.device(device))
+        report = check_parity(stored, model.weights, intended_by_file(stored), device=checking_device(device))
     print_report(report, console)
     return Checked(file, model, report)
 

@@ -28,7 +28,7 @@ def export(
     ] = None,
     base: Annotated[str | None, typer.Option(help="The base model. Default: what the run or the file names.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; for merged, the folder.")] = None,
-    device: Annotated[str, typer.Option(help="Where the check computes: cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="Where to compute the check: cpu, cuda, cuda:1.")] = None,
     home: HomeOption = None,
 ) -> None:
     """Write the file, read it back, compare it with the adapter as every program computes it; keep it if it passes."""

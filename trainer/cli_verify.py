@@ -19,7 +19,7 @@ def verify(
     base: Annotated[str | None, typer.Option(help="The base model. Default: the one that the file names.")] = None,
     comfyui: Annotated[Path | None, typer.Option(help="A ComfyUI folder: its own code is asked as well.")] = None,
     python: Annotated[Path | None, typer.Option(help="The Python that this ComfyUI runs with.")] = None,
-    device: Annotated[str, typer.Option(help="Where the check computes: cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="Where to compute the check: cpu, cuda, cuda:1.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
 ) -> None:
     """Compute the adapted weights as each program does, and compare them with what the file means.

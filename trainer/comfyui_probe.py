@@ -43,10 +43,10 @@ def answer(file: str, base_path: str) -> dict[str, Any]:
         ideal = Ideal.of(name, base.weights[name], intended)
         errors[name] = []
         for strength in STRENGTHS:
-            weight = ideal.weight.float()
+            weight = base.weights[name].float()
             if (patch := patches.get(keys.weight_of[name])) is not None:
                 weight = lora.calculate_weight([(strength, patch, 1.0, None, None)], weight, name, torch.float32)
-            errors[name].append(ideal.error(weight.double(), strength))
+            errors[name].append(ideal.error(weight, strength))
     return {
         "version": getattr(_optional("comfyui_version"), "__version__", None),
         "names_checked": keys.are_its_own,

@@ -75,7 +75,7 @@ def export_adapter(
         draft.parent.mkdir()
         added = write_adapter(draft, state, modules, target.layout, about, base, precision).added
         stored, intended = read_stored(draft, modules), intended_by_state(state)
-        report = check_parity(stored, base, intended, target.consumer, expected=state.layers, device=device)
+        report = check_parity(stored, base, intended, target.consumer, state.layers, device or checking_device())
         return _Draft(draft, Exported(path, report, precision, added))
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +109,11 @@ def check_target(state: AdapterState, target: ExportTarget) -> None:
     raise WrongTargetError(
         f"The target {target.name} cannot hold a {kind}.", f"Choose one of these: {'; '.join(others)}."
     )
+
+
+def checking_device(name: str | None = None) -> torch.device:
+    """Where to compute a check; without a name on a card if there is one that knows float64."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def report_path(path: str | os.PathLike[str]) -> Path:

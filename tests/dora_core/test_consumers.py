@@ -31,7 +31,8 @@ class Sample:
     def rendered(self, key: str, strength: float = 1.0, magnitude: Tensor | None = None) -> Tensor:
         consumer = BY_KEY[key]
         stored = self.layer.magnitude if magnitude is None else magnitude
-        return rendered_weight(consumer, self.weight, self.layer.delta(consumer.product_dtype), stored, strength)
+        update = self.layer.delta(consumer.product_dtype)
+        return rendered_weight(consumer, self.weight, update, stored, strength).double()
 
     def ideal(self, axis: str, strength: float = 1.0) -> Tensor:
         assert self.layer.magnitude is not None
@@ -219,7 +220,7 @@ def test_strength_is_no_straight_line_in_lycoris_and_diffusers(key: str, axis: s
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_a_plain_lora_is_the_same_everywhere_at_every_strength(consumer: Consumer, strength: float) -> None:
     case = sample((48, 32), "input")
-    rendered = rendered_weight(consumer, case.weight, case.layer.delta(consumer.product_dtype), None, strength)
+    rendered = rendered_weight(consumer, case.weight, case.layer.delta(consumer.product_dtype), None, strength).double()
     ideal = case.weight.double() + strength * case.layer.delta()
     unit = torch.finfo(consumer.result_dtype).eps
     assert float((rendered - ideal).norm() / ideal.norm()) < unit
@@ -264,7 +265,7 @@ def test_the_added_eps_shrinks_a_layer_by_eps_over_its_norm() -> None:
     """ComfyUI in float16 adds 1e-3 to every norm; at norms of 0.1 the layer loses a hundredth of its length."""
     weight = torch.full((64, 8), 0.1 / 8)  # every column has norm 0.1
     magnitude = norm(weight, "input")
-    rendered = rendered_weight(BY_KEY["comfyui-fp16"], weight, torch.zeros_like(weight), magnitude, 1.0)
+    rendered = rendered_weight(BY_KEY["comfyui-fp16"], weight, torch.zeros_like(weight), magnitude, 1.0).double()
     shrink = 1 - float(rendered.norm() / weight.norm())
     assert shrink == pytest.approx(torch.finfo(torch.float16).eps / 0.1, rel=0.1)
     assert (
