@@ -216,6 +216,15 @@ def test_where_shapes_do_not_tell_metadata_do(metadata: dict[str, str], detectio
     assert detect_family({"lora_unet_mid_block_resnets_0_conv1.lora_down.weight": (4, 64, 3, 3)}, metadata) == detection
 
 
+def test_sd2_is_told_also_where_an_old_sd_scripts_made_its_proj_in_a_convolution() -> None:
+    block = "lora_unet_mid_block_attentions_0"
+    header: dict[str, Shape] = {
+        f"{block}_proj_in.lora_down.weight": (4, 1280, 1, 1),
+        f"{block}_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 1024),
+    }
+    assert detect_family(header) == Detection("sd2", None)
+
+
 def test_structure_outranks_metadata() -> None:
     assert detect_family(
         REAL_CHECKPOINTS["sd1 single file"][1], {"ss_base_model_version": "sdxl_base_v1-0"}

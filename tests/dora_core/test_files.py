@@ -281,6 +281,17 @@ def test_a_text_encoders_projections_come_together_and_those_added_do_nothing(
         assert relative_error(found[name], base[name], base[name]) < 1e-7
 
 
+def test_added_projections_do_not_depend_on_the_order_of_the_others(tmp_path: Path) -> None:
+    """They take their rank from one that is there, which has to be the same one whatever comes first."""
+    query, key = projections(QUERY)[:2]
+    layers = made(None, [query, key])[0].layers
+    smaller = LayerWeights(layers[key].down[:2], layers[key].up[:, :2], layers[key].alpha)
+    write_adapter(tmp_path / "a.safetensors", AdapterState({query: layers[query], key: smaller}), SD1)
+    first = (tmp_path / "a.safetensors").read_bytes()
+    write_adapter(tmp_path / "a.safetensors", AdapterState({key: smaller, query: layers[query]}), SD1)
+    assert (tmp_path / "a.safetensors").read_bytes() == first
+
+
 def test_added_projections_of_dora_need_the_base_weights(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="needs base weights") as error:
         write_adapter(tmp_path / "a.safetensors", made("input", [QUERY])[0], SD1)
