@@ -47,7 +47,7 @@ def factored_squared_norms(
     """
     dtype = accumulation_dtype(weights[0].dtype)
     a, b = down.flatten(2).to(dtype), up.flatten(2).to(dtype)
-    with _full_float32():
+    with full_float32():
         u = torch.stack([_thin_product(w.flatten(1).to(dtype), a[i], b[i], axis) for i, w in enumerate(weights)])
         if axis == "output":
             change = torch.baddbmm(u, b, a @ a.mT, beta=2, alpha=scale).mul_(b).sum(2)
@@ -69,7 +69,7 @@ def dense_squared_norm(
         weight, up = weight[channels], up[channels]
     else:
         weight, down = weight[:, channels], down[:, channels]
-    with _full_float32():
+    with full_float32():
         return squared_norm(weight + low_rank_delta(down, up, scale), axis)
 
 
@@ -83,7 +83,7 @@ def norm_gradient(
     columns:  dA = s (B^T W0 + s (B^T B) A) c,   dB = s V (A c)^T
     """
     w, a, b = _matrices(weight, down, up)
-    with _full_float32():
+    with full_float32():
         if axis == "output":
             scaled_b = coefficient[:, None] * b
             d_down = torch.addmm(scaled_b.T @ w, scaled_b.T @ b, a, alpha=scale)
@@ -124,7 +124,7 @@ def _matrices(weight: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor,
 
 
 @contextmanager
-def _full_float32() -> Generator[None]:
+def full_float32() -> Generator[None]:
     """No TF32 or bfloat16 inside matrix products, whatever the program allows elsewhere."""
     allowed = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

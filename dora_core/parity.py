@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dora_core.algebra import squared_norm
+from dora_core.algebra import full_float32, squared_norm
 from dora_core.consumers import BY_KEY, CONSUMERS, Consumer, rendered_weight
 from dora_core.errors import FileFormatError
 from dora_core.families import ModelModules, shipped_modules
@@ -85,7 +85,9 @@ def intended_by_state(state: AdapterState) -> Intended:
     """What `state` means; layers that it does not have stay as they are."""
 
     def adapted(name: str, weight: Tensor) -> Tensor:
-        return adapted_weight(weight, state.layers[name], state.norm_axis) if name in state.layers else weight
+        if name not in state.layers:
+            return weight
+        return adapted_weight(weight, moved(state.layers[name], weight.device), state.norm_axis)
 
     return adapted
 
@@ -97,6 +99,7 @@ def intended_by_file(stored: StoredAdapter) -> Intended:
         layer = stored.layers[name]
         if isinstance(layer, Tensor):
             return weight + layer.to(weight)
+        layer = moved(layer, weight.device)
         if stored.info.layout == "kohya-compensated" and layer.magnitude is not None:
             norm = squared_norm(weight, "output").sqrt().reshape(layer.magnitude.shape)
             return (weight + layer.delta()) * layer.magnitude.to(weight) / norm
@@ -126,7 +129,8 @@ def check_parity(
     if missing_base:
         raise FileFormatError("the base model lacks layers that the file adapts", missing=missing_base)
     check = _Check.of(stored, layout, intended, device)
-    layers = tuple(check.layer(name, base[name]) for name in sorted(stored.layers))
+    with full_float32():
+        layers = tuple(check.layer(name, base[name]) for name in sorted(stored.layers))
     return ParityReport(
         layout=layout,
         norm_axis=stored.info.norm_axis,
@@ -158,7 +162,9 @@ class _Check:
     def layer(self, name: str, base: Tensor) -> LayerParity:
         weight = base.to(self.device)
         ideal = Ideal.of(name, weight, self.intended)
-        measured = _Measured(weight, _moved(self.stored.layers[name], self.device), ideal)
+        layer = self.stored.layers[name]
+        own = layer.to(weight.device) if isinstance(layer, Tensor) else moved(layer, weight.device)
+        measured = _Measured(weight, own, ideal)
         errors = {
             (key, strength): measured.left_out(strength)
             if self.stored.file_names[name] in names
@@ -226,11 +232,9 @@ class _Measured:
         return self.updates[dtype]
 
 
-def _moved(stored: Stored, device: torch.device | None) -> Stored:
-    if isinstance(stored, Tensor):
-        return stored.to(device)
-    magnitude = None if stored.magnitude is None else stored.magnitude.to(device)
-    return LayerWeights(stored.down.to(device), stored.up.to(device), stored.alpha, magnitude)
+def moved(layer: LayerWeights, device: torch.device) -> LayerWeights:
+    magnitude = None if layer.magnitude is None else layer.magnitude.to(device)
+    return LayerWeights(layer.down.to(device), layer.up.to(device), layer.alpha, magnitude)
 
 
 def _at_strength(key: str, strength: float, layers: tuple[LayerParity, ...]) -> StrengthParity:

@@ -18,7 +18,7 @@ from dora_core.files import write_adapter
 from dora_core.formats import Precision
 from dora_core.header import read_header
 from dora_core.metadata import OWN_PREFIX, About
-from dora_core.parity import check_parity, intended_by_state, read_stored
+from dora_core.parity import check_parity, intended_by_state, moved, read_stored
 from dora_core.parity_report import ParityReport
 from dora_core.state import AdapterState
 from dora_core.tensorfile import write_tensors
@@ -69,6 +69,7 @@ def export_adapter(
     """
     path = Path(path)
     check_target(state, target)
+    state = AdapterState({n: moved(x, torch.device("cpu")) for n, x in state.layers.items()}, state.norm_axis)
 
     def drafted(folder: Path, precision: Precision) -> _Draft:
         draft = folder / precision / path.name

@@ -307,6 +307,30 @@ def test_a_base_model_that_lacks_an_adapted_layer_is_refused(tmp_path: Path) -> 
     assert caught.value.missing == ("unet.conv_in",)
 
 
+class _Watched(dict[str, Tensor]):
+    """Base weights that note with which precision of products they are asked for."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.precisions = getattr(self, "precisions", set[str]()) | {torch.get_float32_matmul_precision()}
+        return super().__getitem__(name)
+
+
+def test_the_check_multiplies_in_full_float32_whatever_the_program_allows(tmp_path: Path) -> None:
+    """TF32 keeps ten bits: with it every file would fail the gate on a card."""
+    modules = small_modules("sd1")
+    base = random_weights(modules, SD1)
+    state = random_adapter(base, "input")
+    stored = read_stored(written(tmp_path, state, base, modules), modules)
+    watched = _Watched(base)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert check_parity(stored, watched, intended_by_state(state)).passed
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert watched.precisions == {"highest"}
+
+
 def test_the_arithmetic_is_done_where_it_is_asked_to_be_done(tmp_path: Path) -> None:
     """On the meta device there are no numbers, so a check there can only end in the attempt to read one."""
     modules = small_modules("sd1")
