@@ -61,9 +61,11 @@ def layer_calls(
         if adapted.adapter and variant.axis:
             calls[f"{variant.name}, fresh norm"] = partial(_refresh_forward_backward, adapted, x, dy)
         if adapted.adapter and with_compiled:
-            compiled = variant.adapt(model, states)
-            compiled.model.compile(dynamic=False)
-            calls[f"{variant.name}, compiled"] = partial(forward_backward, compiled, x, dy)
+            passes, whole = variant.adapt(model, states), variant.adapt(model, states)
+            passes.compile_passes()
+            whole.model.compile(dynamic=False)
+            calls[f"{variant.name}, passes compiled"] = partial(forward_backward, passes, x, dy)
+            calls[f"{variant.name}, layer compiled"] = partial(forward_backward, whole, x, dy)
     return calls
 
 

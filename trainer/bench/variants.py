@@ -38,6 +38,11 @@ class Adapted:
         if self.adapter is not None:
             self.adapter.refresh_norms()
 
+    def compile_passes(self) -> None:
+        """What our layers add to the matrix products, each pass by itself."""
+        if self.adapter is not None:
+            self.adapter.compile()
+
 
 @dataclass(frozen=True)
 class Variant:
