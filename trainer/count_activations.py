@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -78,7 +78,7 @@ def step_bytes_per_pixel(family: str, kind: str, targets: TargetSet, mode: str, 
     )
     unet.train()
     with LiveBytes() as live, FlashAttention():
-        unet(**_inputs(unet, side_px)).sample.float().square().mean().backward()
+        cast(Any, unet)(**_inputs(unet, side_px)).sample.float().square().mean().backward()
     return live.peak / side_px**2
 
 
@@ -87,7 +87,7 @@ def decode_bytes_per_pixel(side_px: int) -> float:
         vae = AutoencoderKL(**SD_VAE)
         latents = torch.empty(1, 4, side_px // 8, side_px // 8)
     with torch.no_grad(), LiveBytes() as live, FlashAttention():
-        vae.decode(latents)
+        cast(Any, vae).decode(latents)  # the hints of diffusers want a legacy tensor type
     return live.peak / side_px**2
 
 
@@ -103,15 +103,16 @@ def _unet(family: str) -> UNet2DConditionModel:
 
 
 def _inputs(unet: UNet2DConditionModel, side_px: int) -> dict[str, Any]:
-    like = {"device": "meta", "dtype": torch.bfloat16}
+    config = cast(Any, unet.config)  # typed as a plain dict
+    like: Any = {"device": "meta", "dtype": torch.bfloat16}
     inputs: dict[str, Any] = {
         "sample": torch.empty(1, 4, side_px // 8, side_px // 8, **like),
         "timestep": torch.empty(1, device="meta"),
-        "encoder_hidden_states": torch.empty(1, CONTEXT_TOKENS, unet.config.cross_attention_dim, **like),
+        "encoder_hidden_states": torch.empty(1, CONTEXT_TOKENS, config.cross_attention_dim, **like),
     }
-    if unet.config.addition_embed_type == "text_time":
-        sizes = 6 * unet.config.addition_time_embed_dim
-        pooled = unet.config.projection_class_embeddings_input_dim - sizes
+    if config.addition_embed_type == "text_time":
+        sizes = 6 * config.addition_time_embed_dim
+        pooled = config.projection_class_embeddings_input_dim - sizes
         inputs["added_cond_kwargs"] = {
             "text_embeds": torch.empty(1, pooled, **like),
             "time_ids": torch.empty(1, 6, device="meta"),

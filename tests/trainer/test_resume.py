@@ -6,10 +6,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.trainer.killing import final_adapter, train_in_child
 from trainer.config import RunConfig
@@ -31,6 +32,15 @@ DEMANDING = {
     "data__prior": {"class_prompt": "a thing", "count": 2},
     "sample__every_steps": 4,
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As in the forked children: sums over two threads round otherwise than sums over one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(tmp_path: Path, tiny_settings: Settings) -> None:
