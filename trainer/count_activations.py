@@ -99,7 +99,7 @@ def _unet(family: str) -> UNet2DConditionModel:
     text = resources.files("dora_core").joinpath("data", "architectures.json").read_text(encoding="utf-8")
     config = json.loads(text)[FAMILIES[family].component("unet").architecture]["config"]
     with torch.device("meta"):
-        return UNet2DConditionModel(**config).to(torch.bfloat16).requires_grad_(False)
+        return cast(Any, UNet2DConditionModel(**config)).to(torch.bfloat16).requires_grad_(False)
 
 
 def _inputs(unet: UNet2DConditionModel, side_px: int) -> dict[str, Any]:
