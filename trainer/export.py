@@ -112,9 +112,19 @@ def check_target(state: AdapterState, target: ExportTarget) -> None:
     )
 
 
+_ROOM_BYTES = 3 * 2**30  # for SDXL's largest weight, 10240 x 1280, in float64 with all that is computed from it
+
+
 def checking_device(name: str | None = None) -> torch.device:
-    """Where to compute a check; without a name on a card if there is one that knows float64."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Where to compute a check; without a name on a card, if there is one with room beside what is loaded."""
+    return torch.device(name or ("cuda" if _room_on_card() > _ROOM_BYTES else "cpu"))
+
+
+def _room_on_card() -> int:
+    if not torch.cuda.is_available():
+        return 0
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return torch.cuda.mem_get_info()[0] + kept
 
 
 def report_path(path: str | os.PathLike[str]) -> Path:

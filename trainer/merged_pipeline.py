@@ -18,15 +18,22 @@ from dora_core.header import read_header
 from dora_core.state import AdapterState
 from dora_core.tensorfile import write_tensors
 from trainer.base_weights import BaseModel, open_base
+from trainer.failures import ExplainedError
 
 _OTHER_WEIGHTS = {".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".pb", ".xml"}
+
+
+class FolderInUseError(ExplainedError):
+    """A folder to write to that has something in it."""
+
+    category = "bad settings"
 
 
 def export_merged(state: AdapterState, base: BaseModel, folder: str | os.PathLike[str]) -> Path:
     """A copy of the base model's diffusers folder, adapted; published when it reads back right to the last bit.
 
     Weights are computed in float64 and rounded once, to the type that they had. Copies of the weights in other formats
-    and variants, which would still be those of the base, are left out. FileExistsError for a folder that is not empty,
+    and variants, which would still be those of the base, are left out. FolderInUseError for a folder that is not empty,
     FileFormatError for a base that is a single file or lacks a layer.
     """
     folder = Path(folder)
@@ -52,7 +59,7 @@ def _check(state: AdapterState, base: BaseModel, folder: Path) -> None:
     if missing:
         raise FileFormatError(f"{base.path} lacks layers that the adapter adapts", missing=missing)
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: give a new folder")
+        raise FolderInUseError(f"The folder {folder} is not empty.", "Name a new one with --out.")
 
 
 def _all_weights_but(kept: set[Path]) -> Callable[[str, list[str]], list[str]]:

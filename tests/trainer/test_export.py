@@ -25,7 +25,7 @@ from tests.adapters import RANK, random_adapter, random_weights, small_modules
 from tests.pipelines import latents_of, tiny_sd1_pipeline
 from trainer.base_weights import BaseModel, open_base
 from trainer.export import TARGETS, UnprovenError, WrongTargetError, check_target, export_adapter, report_path
-from trainer.merged_pipeline import export_merged
+from trainer.merged_pipeline import FolderInUseError, export_merged
 
 NAMES = ["unet.conv_in", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
 
@@ -225,7 +225,7 @@ def test_merging_refuses_what_it_cannot_do(tmp_path: Path, model: BaseModel) -> 
     state = random_adapter({"unet.conv_in": model.weights["unet.conv_in"]}, None)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FolderInUseError, match="not empty"):
         export_merged(state, model, tmp_path / "full")
     single = BaseModel(model.path / "unet" / "diffusion_pytorch_model.safetensors", model.modules, model.weights)
     with pytest.raises(FileFormatError, match="is a single file"):
