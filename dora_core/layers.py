@@ -172,6 +172,10 @@ class DoraLayer(LoraLayer):
     def refresh_norm(self) -> None:
         refresh_norms([self])
 
+    def expire_norm(self) -> None:
+        """Have the norm computed again when it is needed next."""
+        self._versions = self._versions and self._versions[:1]
+
     def note_versions(self) -> None:
         """Remember which values the norms are being computed from, and bring that of W0 alone up to date."""
         versions = self._current_versions()

@@ -26,7 +26,7 @@ every_axis = pytest.mark.parametrize("axis", ["output", "input"])
 every_path = pytest.mark.parametrize("path", ["bfloat16", "float16", "autocast", "autocast of an upcast input"])
 
 
-def surviving_slope(kind: str, spec: AdapterSpec, path: str, spread: float) -> float:
+def surviving_slope(kind: str, spec: AdapterSpec, path: str, spread: float, *, compile_kernels: bool = False) -> float:
     """Of the regression of (adapted - base), as computed in half precision, on the exact effect, without intercept."""
     torch.manual_seed(3)
     make, shape = LAYERS[kind]
@@ -36,6 +36,8 @@ def surviving_slope(kind: str, spec: AdapterSpec, path: str, spread: float) -> f
     x = torch.randn(shape) if path == "autocast" else torch.randn(shape).to(half)
     x = x.float() if is_autocast else x
     model, adapter, layer = one_layer(module, spec, moved=False)
+    if compile_kernels:
+        adapter.compile()
     with torch.no_grad():
         if isinstance(layer, DoraLayer):
             layer.magnitude.mul_(1 + spread * torch.randn(layer.magnitude.shape))

@@ -330,11 +330,11 @@ def test_gradient_checkpointing_changes_no_bit(
         assert torch.equal(plain.grad, recomputed.grad)
 
 
-@pytest.mark.parametrize("attached", [True, False], ids=["attached", "on its own"])
+@pytest.mark.parametrize("attached", ["not", "together", "one by one"])
 @every_axis
 @every_gradient
 def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointing(
-    monkeypatch: pytest.MonkeyPatch, attached: bool, axis: NormAxis, gradient: NormGradient
+    monkeypatch: pytest.MonkeyPatch, attached: str, axis: NormAxis, gradient: NormGradient
 ) -> None:
     refreshes = 0
     original = algebra.factored_squared_norms
@@ -348,8 +348,8 @@ def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointin
     model = Blocks(checkpointed(reentrant=False))
     adapter = inject(model, AdapterSpec(norm_axis=axis, norm_gradient=gradient, rank=3))
     optimizer = torch.optim.AdamW(adapter.parameter_groups(1e-2))
-    if attached:
-        adapter.attach(optimizer)
+    if attached != "not":
+        adapter.attach(optimizer, together=attached == "together")
     model(torch.randn(5, 24))
     refreshes = 0
     for step in range(3):
@@ -357,16 +357,17 @@ def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointin
             model(torch.randn(5, 24)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        assert refreshes == 2 * (step + attached)
+        assert refreshes == 2 * (step + (attached == "together"))
+    model(torch.randn(5, 24))
+    assert refreshes == 2 * 3
     layer = adapter.layers["first"]
     assert isinstance(layer, DoraLayer)
-    if attached:
-        assert error(layer.merged_weight(), dense_weight(layer, axis, gradient)) < 1e-6
-        combined = layer.base.weight + algebra.low_rank_delta(layer.down, layer.up, layer.scale)
-        assert error(layer.norm, algebra.squared_norm(combined, axis).sqrt()) < 1e-6
+    combined = layer.base.weight + algebra.low_rank_delta(layer.down, layer.up, layer.scale)
+    assert error(layer.norm, algebra.squared_norm(combined, axis).sqrt()) < 1e-6
 
 
-def test_writes_that_pytorch_does_not_count_are_seen_once_an_optimizer_is_attached() -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_writes_that_pytorch_does_not_count_are_seen_once_an_optimizer_is_attached(together: bool) -> None:
     class Uncounted(torch.optim.SGD):
         """As optimizers with kernels of their own do: writes through `.data`."""
 
@@ -377,7 +378,7 @@ def test_writes_that_pytorch_does_not_count_are_seen_once_an_optimizer_is_attach
 
     model, adapter, layer = one_layer(nn.Linear(24, 40), AdapterSpec(rank=3))
     optimizer = Uncounted(adapter.parameters(), lr=0.05)
-    adapter.attach(optimizer)
+    adapter.attach(optimizer, together=together)
     x = torch.randn(6, 24)
     model(x).square().sum().backward()
     optimizer.step()
