@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from dora_core.analysis import Adaptation, analyze_adaptation
+from dora_core.consumers import BY_KEY
 from dora_core.layouts import inspect_adapter
 from dora_core.metadata import OWN_PREFIX
 from dora_core.parity import check_parity, intended_by_file, read_stored
-from dora_core.parity_report import GATE, ParityReport, share
+from dora_core.parity_report import ParityReport, share
 from dora_core.rendering import COMFYUI
 from dora_core.spec import NormAxis
 from trainer.adapter_source import AdapterSource, SourceError, base_named, open_source
@@ -77,12 +78,15 @@ def check(file: Path, base: str | None, device: str | None, console: Console) ->
     return Checked(file, model, report)
 
 
+_TOLERANCE = BY_KEY["comfyui"].tolerance
+
+
 def ask(folder: Path, checked: Checked, python: Path | None, console: Console) -> bool:
     """Whether that ComfyUI renders what the file means; where the file is for another program, that is no fault."""
     with console.status(f"asking {folder}"):
         answer = ask_comfyui(folder, checked.file, checked.base.path, python)
     count = len(answer.errors)
-    is_exact = answer.worst <= GATE and not answer.unmatched
+    is_exact = answer.worst <= _TOLERANCE and not answer.unmatched
     console.print(
         Text(
             f"{answer.program} itself: {count - len(answer.unmatched)} of {count} layers found, typical error "
@@ -94,7 +98,7 @@ def ask(folder: Path, checked: Checked, python: Path | None, console: Console) -
     if not answer.names_checked:
         console.print("It cannot load a model of this size, so its names of the layers were taken as right.")
     surprise = _surprise(answer, checked.report)
-    if surprise > GATE:
+    if surprise > _TOLERANCE:
         text = f"That is off by {share(surprise)} from what we know of ComfyUI: this one computes something else."
         console.print(Text(text, "yellow"), soft_wrap=True)
     return is_exact or checked.report.target.consumer.program != COMFYUI
