@@ -1,0 +1,68 @@
+"""A loaded base model with the content of an adapter file in its weights, merged as the file's own consumer does it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dora_core.consumers import BY_KEY, rendered_weight
+from dora_core.families import neutral_name
+from dora_core.files import modules_of
+from dora_core.parity import read_stored
+from dora_core.parity_report import recommended_consumer
+from trainer.components import Components
+from trainer.sampling import Shot, draw_picture
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the pictures of a column are drawn with. No file: the base model."""
+
+    title: str
+    file: Path | None = None
+    strength: float = 1.0
+
+
+def draw_column(components: Components, column: Column, shots: Sequence[Shot]) -> list[Image.Image]:
+    """One picture per shot; the model is afterwards as it was."""
+    if column.file is None:
+        return [draw_picture(components.pipeline, shot) for shot in shots]
+    with merged(components, column.file, column.strength):
+        return [draw_picture(components.pipeline, shot) for shot in shots]
+
+
+@contextmanager
+@torch.no_grad()
+def merged(components: Components, file: Path, strength: float) -> Generator[None, None, None]:
+    """The adapter in `file` in the weights for the block; FileFormatError where it does not fit the model.
+
+    The program that the file is for decides what its numbers mean: each weight is its formula's result, in float32.
+    """
+    stored = read_stored(file, modules_of(components.family.name, components.models))
+    consumer = BY_KEY[recommended_consumer(stored.info.layout, stored.info.norm_axis)]
+    weights = _weights(components)
+    before = {name: weights[name].clone() for name in stored.layers}
+    try:
+        for name, layer in stored.layers.items():
+            update, magnitude = (layer, None) if isinstance(layer, Tensor) else (layer.delta(), layer.magnitude)
+            weight = before[name].float().cpu()
+            weights[name].copy_(rendered_weight(consumer, weight, update.float(), magnitude, strength))
+        yield
+    finally:
+        for name, weight in before.items():
+            weights[name].copy_(weight)
+
+
+def _weights(components: Components) -> dict[str, Tensor]:
+    return {
+        neutral_name(part, path): module.weight
+        for part, model in components.models.items()
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
