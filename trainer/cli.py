@@ -28,6 +28,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("plan", "trainer.cli_plan", "Tell what a run would do, need and stumble over, before anything is loaded."),
     Command("presets", "trainer.cli_presets", "List presets and settings, write a config to start from."),
     Command("export", "trainer.cli_export", "Write a proven file of an adapter, for the program that shall use it."),
+    Command("compare", "trainer.cli_compare", "Draw base and runs side by side, from the exported files."),
     Command("demo", "trainer.cli_demo", "Train, compare and export with the model that comes along."),
     Command("verify", "trainer.cli_verify", "Check what every program makes of an adapter file."),
     Command("inspect", "trainer.cli_inspect", "Say what a file is, and where it renders as trained."),

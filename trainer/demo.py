@@ -11,11 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from dora_core.atomic import atomic_write
+from trainer.compare import exported
 from trainer.components import load_components
 from trainer.compute import choose_compute
 from trainer.config import RunConfig
 from trainer.config_io import load_config
-from trainer.events import Exported, read_events
+from trainer.events import Exported
 from trainer.from_file import Column, draw_column
 from trainer.grids import labelled_grid
 from trainer.home import Home
@@ -71,11 +72,6 @@ def run_demo(home: Home, settings: Sequence[str] = ()) -> DemoResult:
     grid = runs[-1].grids_dir / "demo" / "grid.png"
     save(grid, demo_grid(columns, truths, drawn), scores, config)
     return DemoResult(tuple(runs), tuple(exports), grid, scores, time.monotonic() - began)
-
-
-def exported(run: RunDir) -> Exported:
-    """The first file that a finished run was exported to."""
-    return next(event for event in read_events(run.events_file)[0] if isinstance(event, Exported))
 
 
 def draw_and_score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from trainer.compare import exported, run_job
 from trainer.components import Components, load_components
 from trainer.config import ModelConfig, RunConfig
-from trainer.demo import exported, run_demo
+from trainer.demo import run_demo
 from trainer.from_file import Column, draw_column, merged
 from trainer.grids import labelled_grid
 from trainer.home import Home
@@ -115,3 +117,15 @@ def test_the_demo_exports_both_twins_and_scores_every_column(tmp_path: Path, tin
     assert all(0 <= share <= 1 for score in result.scores for share in (score.coarse, score.latents))
     with Image.open(result.grid) as grid:
         assert grid.height > 12 * 96
+
+
+def test_a_compare_job_leaves_a_grid_a_page_and_a_manifest(trained: RunDir) -> None:
+    run_job([trained], {"strengths": [0.5, 1.0], "prompts": ["a <b>bold</b> thing"]})
+    (folder,) = trained.grids_dir.iterdir()
+    told = json.loads((folder / "manifest.json").read_bytes())
+    assert [column["strength"] for column in told["columns"] if column["file"]] == [0.5, 1.0]
+    assert told["columns"][1]["bytes"] == adapter_file(trained).stat().st_size
+    assert told["shots"][0]["prompt"] == "a <b>bold</b> thing"
+    assert "<b>" not in (folder / "index.html").read_text(encoding="utf-8")
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.width > 3 * 256
