@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dora_core.consumers import BY_KEY, rendered_weight
 from dora_core.families import neutral_name
+from dora_core.errors import FileFormatError
 from dora_core.files import modules_of
 from dora_core.parity import read_stored
 from dora_core.parity_report import recommended_consumer
@@ -45,6 +46,8 @@ def merged(components: Components, file: Path, strength: float) -> Generator[Non
     The program that the file is for decides what its numbers mean: each weight is its formula's result, in float32.
     """
     stored = read_stored(file, modules_of(components.family.name, components.models))
+    if stored.info.layout == "other":
+        raise FileFormatError(f"{file.name} mixes the names of several programs: draw from a file that export wrote.")
     consumer = BY_KEY[recommended_consumer(stored.info.layout, stored.info.norm_axis)]
     weights = _weights(components)
     before = {name: weights[name].clone() for name in stored.layers}
