@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dora_core.consumers import BY_KEY, rendered_weight
-from dora_core.families import neutral_name
 from dora_core.errors import FileFormatError
+from dora_core.families import neutral_name
 from dora_core.files import modules_of
 from dora_core.parity import read_stored
 from dora_core.parity_report import recommended_consumer
