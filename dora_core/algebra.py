@@ -8,7 +8,8 @@ kernel too). Everything is computed in float32, or in float64 where a tensor is.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def factored_squared_norms(
     """
     dtype = accumulation_dtype(weights[0].dtype)
     a, b = down.flatten(2).to(dtype), up.flatten(2).to(dtype)
-    with full_float32():
+    with full_float32(), without_autocast(down):
         u = torch.stack([_thin_product(w.flatten(1).to(dtype), a[i], b[i], axis) for i, w in enumerate(weights)])
         if axis == "output":
             change = torch.baddbmm(u, b, a @ a.mT, beta=2, alpha=scale).mul_(b).sum(2)
@@ -69,7 +70,7 @@ def dense_squared_norm(
         weight, up = weight[channels], up[channels]
     else:
         weight, down = weight[:, channels], down[:, channels]
-    with full_float32():
+    with full_float32(), without_autocast(down):
         return squared_norm(weight + low_rank_delta(down, up, scale), axis)
 
 
@@ -83,7 +84,7 @@ def norm_gradient(
     columns:  dA = s (B^T W0 + s (B^T B) A) c,   dB = s V (A c)^T
     """
     w, a, b = _matrices(weight, down, up)
-    with full_float32():
+    with full_float32(), without_autocast(down):
         if axis == "output":
             scaled_b = coefficient[:, None] * b
             d_down = torch.addmm(scaled_b.T @ w, scaled_b.T @ b, a, alpha=scale)
@@ -132,3 +133,11 @@ def full_float32() -> Generator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(allowed)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    return torch.autocast(x.device.type, enabled=False) if is_autocast_on(x) else nullcontext()
+
+
+def is_autocast_on(x: Tensor) -> bool:
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)

@@ -18,7 +18,6 @@ keeps anyway (a consumer that changes it in place is an error in backward). The 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -27,7 +26,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from dora_core.algebra import along, norm_gradient
+from dora_core.algebra import along, is_autocast_on, norm_gradient, without_autocast
 from dora_core.kernels import EAGER, Kernels
 from dora_core.operations import Operation
 from dora_core.spec import NormAxis
@@ -69,13 +68,13 @@ def adapted(operands: Operands, plan: Plan) -> Tensor:
     so that changes below the resolution of the format survive on average (`round_unbiased`): gains and low-rank
     updates alike, on both axes, for half-precision inputs and under autocast. Magnitude, norm and gain stay float32.
     """
-    with _without_autocast(operands.x):
+    with without_autocast(operands.x):
         return _apply(_Adapted, *operands, plan)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """What the base operation computes in: autocast's dtype for what autocast casts, else that of `x`."""
-    if x.dtype != torch.float64 and _is_autocast_on(x):
+    if x.dtype != torch.float64 and is_autocast_on(x):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
@@ -95,7 +94,7 @@ class _Adapted(Function):
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, ...]:
         *operands, low, y = ctx.saved_tensors
-        with _without_autocast(low):
+        with without_autocast(low):
             gradients = _backward(Operands(*operands), low, y, grad_outputs[0], ctx.plan, ctx.needs_input_grad[0])
         return *gradients, None, None, None
 
@@ -205,8 +204,7 @@ class _FactoredNorm(Function):
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, ...]:
         norm, weight, down, up = ctx.saved_tensors
-        with _without_autocast(norm):
-            d_down, d_up = norm_gradient(grad_outputs[0] / norm, weight, down, up, ctx.scale, ctx.axis)
+        d_down, d_up = norm_gradient(grad_outputs[0] / norm, weight, down, up, ctx.scale, ctx.axis)
         return None, None, d_down, d_up, None, None
 
 
@@ -230,11 +228,3 @@ def _up_factor(up: Tensor, gain: Tensor | None, plan: Plan) -> Tensor | float:
 
 def _masked(x: Tensor, keep: Tensor | None) -> Tensor:
     return x if keep is None else x * keep
-
-
-def _is_autocast_on(x: Tensor) -> bool:
-    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.autocast(x.device.type, enabled=False) if _is_autocast_on(x) else nullcontext()

@@ -1,4 +1,4 @@
-"""Norms from the factors equal norms of the dense weight, whatever the size of the update, and so does their gradient."""
+"""Norms from the factors equal norms of the dense weight, for updates of any size, and so do their gradients."""
 
 from __future__ import annotations
 

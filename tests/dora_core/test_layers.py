@@ -190,6 +190,20 @@ def test_under_autocast_the_gradients_are_those_of_float32_but_for_rounding(axis
     assert max(error(a, b) for a, b in zip(ours, reference, strict=True)) < 2e-2
 
 
+@pytest.mark.parametrize("spec", [AdapterSpec(kind="lora", rank=3), *(AdapterSpec(norm_axis=a, rank=3) for a in AXES)])
+def test_backward_inside_autocast_of_a_forward_outside_is_float32(spec: AdapterSpec) -> None:
+    make, shape = LAYERS["linear"]
+    model, adapter, layer = one_layer(make(), spec)
+    x = torch.randn(shape, requires_grad=True)
+    inputs = [x, *adapter.parameters()]
+    y = model(x)
+    reference = gradients(dense_output(layer, dense_weight(layer, spec.norm_axis, "detached"), x), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = gradients(y, inputs)
+    for gradient, expected in zip(ours, reference, strict=True):
+        assert error(gradient, expected) < 2e-6
+
+
 @every_axis
 def test_dropout_acts_on_the_low_rank_path_alone(axis: NormAxis) -> None:
     make, shape = LAYERS["linear"]
@@ -274,15 +288,15 @@ def test_norms_that_cancel_are_taken_from_the_dense_channels(kind: str, axis: No
 
 
 class MatmulPrecisions(TorchDispatchMode):
-    """Notes what precision the program allows whenever a matrix product runs."""
+    """Notes what precision is allowed, and of what type the factors are, whenever a matrix product runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[str] = set()
+        self.seen: set[tuple[str, torch.dtype]] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "mm" in str(func):
-            self.seen.add(torch.get_float32_matmul_precision())
+            self.seen.add((torch.get_float32_matmul_precision(), args[0].dtype))
         return func(*args, **(kwargs or {}))
 
 
@@ -293,11 +307,11 @@ def test_norms_and_their_gradients_never_use_imprecise_products(axis: NormAxis) 
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")  # TF32 or bfloat16 inside float32 products
     try:
-        with torch.no_grad(), MatmulPrecisions() as precisions:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), MatmulPrecisions() as precisions:
             layer.refresh_norm()
             algebra.norm_gradient(layer.norm, layer.base.weight, layer.down, layer.up, layer.scale, axis)
             algebra.dense_squared_norm(layer.base.weight, layer.down, layer.up, layer.scale, axis, torch.tensor([1, 4]))
-        assert precisions.seen == {"highest"}
+        assert precisions.seen == {("highest", torch.float32)}
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
