@@ -173,7 +173,7 @@ def _output_magnitude_gradient(
 ) -> tuple[Tensor, Tensor]:
     """dm = sum dy (y - b) / m, and g dy."""
     operation, scaled_dy = plan.operation, torch.empty_like(dy)
-    bias = None if operands.bias is None else operation.spread(operands.bias.to(plan.dtype))
+    bias = None if operands.bias is None else operation.spread(operands.bias.to(gain.dtype))
     d_magnitude = operation.weighed(plan.kernels, dy, y, bias, gain, out=scaled_dy) / operands.magnitude
     if operands.weak is not None:
         d_magnitude[operands.weak] = _weak_gradient(operands, operands.weak, low, dy, plan)

@@ -50,8 +50,7 @@ def weighed(
     total = torch.zeros((), dtype=gain.dtype, device=gain.device)
     for start in range(0, a.shape[0], at_once):
         x, y, scaled_x = (tensor[start : start + at_once] for tensor in (a, b, out))
-        product = x * (y if offset is None else y - offset)
-        total = total + product.sum(dimensions, dtype=gain.dtype)
+        total = total + (x.to(gain.dtype) * (y if offset is None else y - offset)).sum(dimensions)
         torch.mul(x, gain, out=scaled_x)
     return total
 

@@ -58,9 +58,9 @@ class Plan:
 
 
 def iter_targets(model: nn.Module, spec: AdapterSpec) -> Iterator[Target]:
-    """The layers that `spec` names, in the order of the model; ValueError at one that cannot be adapted."""
+    """The layers inside `model` that `spec` names, in its order; ValueError at one that cannot be adapted."""
     for name, module in named_modules(model):
-        if isinstance(module, nn.Linear | nn.Conv2d) and _is_wanted(name, spec):
+        if name and isinstance(module, nn.Linear | nn.Conv2d) and _is_wanted(name, spec):
             yield _target(name, module, spec)
 
 
@@ -128,7 +128,7 @@ def _check_adaptable(name: str, module: nn.Linear | nn.Conv2d) -> None:
 
 def _check_patterns(model: nn.Module, spec: AdapterSpec) -> None:
     modules = named_modules(model, with_aliases=True)
-    names = [name for name, module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
+    names = [name for name, module in modules if name and isinstance(module, nn.Linear | nn.Conv2d)]
     patterns = {"include": spec.include, "exclude": spec.exclude, "rule": [rule.pattern for rule in spec.rules]}
     unmatched = [
         f"{kind} pattern {pattern!r} matches no Linear or Conv2d of the model{_near(pattern, names)}"

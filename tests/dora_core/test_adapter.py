@@ -164,6 +164,16 @@ def test_merging_an_adapter_that_has_not_learned_changes_no_bit(spec: AdapterSpe
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@every_spec
+def test_norms_refreshed_while_merged_are_those_of_the_base_that_comes_back(spec: AdapterSpec) -> None:
+    model, adapter = moved(spec)
+    output = model(image())
+    adapter.merge_into_base()
+    adapter.load(adapter.state())
+    adapter.unmerge()
+    assert torch.equal(model(image()), output)
+
+
 def test_while_merged_nothing_pretends_to_be_the_base() -> None:
     _, adapter = moved(SPECS["input"])
     adapter.merge_into_base()
@@ -188,6 +198,7 @@ def test_disabled_ends_where_it_began_also_when_nested_or_left_by_an_error() -> 
 @every_spec
 def test_casting_the_model_casts_the_base_and_leaves_what_is_learned_in_float32(spec: AdapterSpec) -> None:
     model, adapter = moved(spec)
+    model(image())  # the norms are those of the float32 base now
     before = adapter.state()
     model.to(torch.bfloat16)
     assert {layer.base.weight.dtype for layer in adapter.layers.values()} == {torch.bfloat16}

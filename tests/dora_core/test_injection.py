@@ -181,6 +181,11 @@ def test_a_module_with_two_parents_is_refused_with_both_names() -> None:
     inject(model, AdapterSpec(rank=4, exclude=("one", "two")))
 
 
+def test_a_model_that_is_itself_the_layer_has_no_parent_to_put_another_in() -> None:
+    with pytest.raises(ValueError, match=r"include pattern '\*' matches no Linear or Conv2d"):
+        inject(nn.Linear(8, 12), AdapterSpec(rank=4))
+
+
 @pytest.mark.parametrize(
     "values",
     [{"rank": 0}, {"conv_rank": -1}, {"dropout": 1.0}, {"kind": "loha"}, {"norm_axis": "rows"}, {"alpha": 0.0}],
