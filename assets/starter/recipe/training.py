@@ -1,7 +1,7 @@
 """The loop that both networks share: Muon and AdamW, EMA, and a checkpoint every few minutes.
 
 Muon instead of AdamW alone, measured on the autoencoder (two cores, batch 8, 75 s): 17.1 dB after 253 steps, where
-AdamW had 13.7 dB after 466.
+AdamW had 13.7 dB after 466. A short trial: one learning rate for AdamW (2e-3), two for Muon (8e-3 gave 16.5 dB).
 """
 
 from __future__ import annotations
