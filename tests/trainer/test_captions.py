@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.data.captions import clean, decode, read_caption, read_captions
@@ -28,6 +28,7 @@ def test_big_endian_with_a_mark_and_old_western_text_are_read() -> None:
 
 @settings(deadline=None)
 @given(data=st.binary(max_size=300))
+@example(data=b"!\t\0\t!")
 def test_any_bytes_give_some_clean_line(data: bytes) -> None:
     text = clean(decode(data))
     assert text == clean(text)

@@ -80,5 +80,5 @@ def _guesses(data: bytes) -> Sequence[str]:
 
 def clean(text: str) -> str:
     """One line without control characters; everything else stays as it was written."""
-    spaced = " ".join(text.split())
-    return "".join(character for character in spaced if unicodedata.category(character) != "Cc").strip()
+    kept = (character for character in text if character.isspace() or unicodedata.category(character) != "Cc")
+    return " ".join("".join(kept).split())
