@@ -61,7 +61,7 @@ class Adapter:
 
         `together`: all at once right after the step, in few launches and with one look at the device; a model that is
         compiled as a whole needs it. Otherwise each when its layer runs next, where its weight is on the way through
-        the cache anyway. None: together, but on a CPU, where that made a UNet's step a seventh slower.
+        the cache anyway. None: together, but not on a CPU, where that made a UNet's step a fifth slower.
         """
         if together is None:
             together = any(parameter.device.type != "cpu" for parameter in self.parameters())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dora_core.rounding import round_unbiased
 
-_ELEMENTS_AT_ONCE = 2**17  # whose temporaries stay in a CPU's cache
+_ELEMENTS_AT_ONCE = 2**18  # whose temporaries stay in a CPU's cache
 
 
 @dataclass(frozen=True)
