@@ -64,6 +64,7 @@ def surviving_slope(case: Case, variant: Variant, path: Path, spread: float, dev
     true_effect = _effect(base, along(gain.double() - 1, weight, variant.axis), x)
     adapted = variant.build(deepcopy(base), _pure_gain(weight, norm * gain, variant.axis)).model.to(device)
     if path.is_compiled:
+        torch.compiler.reset()  # else variants would use up how often a function may be recompiled
         adapted.compile(dynamic=False)
     base, x = base.to(device), x.to(device)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):

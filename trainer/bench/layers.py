@@ -49,6 +49,7 @@ def layer_calls(
     are there already, as they are for recomputation and for all micro-batches but one, unless the name ends with "fresh
     norm": that call computes them too.
     """
+    torch.compiler.reset()  # else the variants of a few layers would use up how often a function may be recompiled
     torch.manual_seed(0)
     model = nn.Sequential(case.make()).to(device, dtype).requires_grad_(False)
     x = torch.randn(case.input_shape).to(device, dtype).requires_grad_()
