@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageStat
+
+from dora_core.atomic import atomic_write
 
 MARGIN_PX = 6
 LABEL_PX = 150  # width of the rows' names
 LINE_PX = 15
 PAPER, INK = "white", "black"
+PALETTE_ERROR = 4  # of 255, the root mean square over pixels and channels: seen at original size, nothing is missing
+PALETTE_PIXELS = 2_000_000  # finding the colours takes about 2 seconds for a million
 
 
 def labelled_grid(
@@ -31,6 +36,21 @@ def labelled_grid(
         for column, picture in enumerate(pictures):
             sheet.paste(_fitted(picture, cell_px), (LABEL_PX + pitch * column, top))
     return sheet
+
+
+def save_grid(image: Image.Image, path: Path) -> None:
+    """As PNG, there whole or not at all: with 256 colours, a quarter of the size, where that is not to be seen."""
+    with atomic_write(path) as file:
+        in_few_colours(image).save(file, format="PNG", optimize=True)
+
+
+def in_few_colours(image: Image.Image) -> Image.Image:
+    """The picture with a palette of its own, or as it was where 256 colours would show or take long to find."""
+    if image.width * image.height > PALETTE_PIXELS:
+        return image
+    reduced = image.quantize(256, kmeans=1)
+    errors = ImageStat.Stat(ImageChops.difference(image, reduced.convert("RGB"))).rms
+    return reduced if sum(error**2 for error in errors) / len(errors) <= PALETTE_ERROR**2 else image
 
 
 def _lines(text: str, width_px: int) -> list[str]:
