@@ -6,10 +6,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import torch
 from PIL import Image
@@ -21,6 +21,7 @@ from trainer.faults import crash_point
 from trainer.seeds import generator
 
 UNFINISHED = ".tmp-"
+Report = Callable[[int, int], None]  # done, total
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,16 @@ def samples_folder(samples: Path, step: int) -> Path:
     return samples / f"step-{step:06d}"
 
 
-def draw_samples(pipeline: Pipeline, shots: Sequence[Shot], folder: Path) -> None:
+def draw_samples(
+    pipeline: Pipeline, shots: Sequence[Shot], folder: Path, report: Report = lambda done, total: None
+) -> None:
     """One PNG per shot and samples.json, which names them; `folder` appears whole, in place of an older one."""
     temporary = folder.with_name(f"{UNFINISHED}{folder.name}-{secrets.token_hex(4)}")
     temporary.mkdir(parents=True)
     try:
         rows = []
         for number, shot in enumerate(shots):
+            report(number, len(shots))
             name = f"{number:02d}.png"
             save_png(draw_picture(pipeline, shot), shot, temporary / name)
             rows.append({"file": name, **asdict(shot)})
@@ -82,8 +86,8 @@ def draw_samples(pipeline: Pipeline, shots: Sequence[Shot], folder: Path) -> Non
         raise
 
 
-def save_png(picture: Image.Image, shot: Shot, path: Path) -> None:
+def save_png(picture: Image.Image, shot: Shot, file: Path | BinaryIO) -> None:
     """With all that is needed to draw it again in its metadata."""
     info = PngInfo()
     info.add_text("dora_studio", json.dumps(asdict(shot)))
-    picture.save(path, format="PNG", pnginfo=info)
+    picture.save(file, format="PNG", pnginfo=info)
