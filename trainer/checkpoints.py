@@ -72,6 +72,10 @@ class CheckpointStore:
         found = (_read(folder) for folder in reversed(self._folders()))
         return next((checkpoint for checkpoint in found if checkpoint), None)
 
+    def at(self, step: int) -> Checkpoint | None:
+        """The checkpoint of that step, if it is complete and undamaged."""
+        return _read(self.folder / f"step-{step:06d}")
+
     def clean(self) -> None:
         """Remove what a killed process left behind."""
         for left in self.folder.glob(f"{UNFINISHED}*"):
@@ -187,6 +191,7 @@ def _write_description(path: Path, training: Training, hashes: Mapping[str, str]
         "progress": asdict(training.progress),
         "identity": dict(training.identity),
         "scaler": training.scaler.state_dict(),
+        "threads": torch.get_num_threads(),
         "sha256": dict(hashes),
     }
     with atomic_write(path) as file:
