@@ -24,6 +24,7 @@ class Told:
     """What a child did: the files that it opened for writing, in order, and the failure that it ended with."""
 
     written: list[Path]
+    full_at: Path | None
     category: str = ""
     sentence: str = ""
     fix: str = ""
@@ -46,8 +47,9 @@ def fill(is_full: bool, filler: Path) -> None:
 
 @dataclass(frozen=True)
 class FullDisk:
-    """Full from the `number`-th file on that is opened for writing; `lasting`: for good, else for that file alone."""
+    """Full at the `number`-th file of a kind that is opened for writing, for that file alone or from there on."""
 
+    kind: str
     number: int
     lasting: bool
     turn_full: Callable[[bool], None] = limit_files
@@ -59,21 +61,23 @@ def do_in_child(action: Callable[[], object], root: Path, disk: FullDisk | None 
 
     def child() -> None:
         failure = ("", "", "")
-        written = _watch_files(root, disk)
+        files = _Files(root, disk)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write over the limit fails then, instead of killing us
+        sys.addaudithook(files.audit)
         try:
             action()
         except Exception as error:  # noqa: BLE001 - whatever it is, the test judges it
             told = classify(error)
             failure = told.category, told.sentence, told.fix
         with open(writer, "w", encoding="utf-8") as pipe:
-            json.dump([written, *failure], pipe)
+            json.dump([files.written, files.full_at, *failure], pipe)
 
     code = in_child(child)
     os.close(writer)
     with open(reader, encoding="utf-8") as pipe:
-        written, *failure = json.load(pipe)
+        written, full_at, *failure = json.load(pipe)
     assert code == 0
-    return Told([Path(file) for file in written], *failure)
+    return Told([Path(file) for file in written], full_at and Path(full_at), *failure)
 
 
 def kind_of(file: Path) -> str:
@@ -81,20 +85,25 @@ def kind_of(file: Path) -> str:
     return re.sub(r"[0-9a-f]{8,}|\d+", "", file.name)
 
 
-def _watch_files(root: Path, disk: FullDisk | None) -> list[str]:
-    """The files that this process opens for writing from now on. An audit hook stays for the life of a process."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write over the limit fails then, as on a full disk
-    written: list[str] = []
+class _Files:
+    """The files below `root` that this process opens for writing; the disk turns full at one of them."""
 
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event != "open" or not isinstance(arguments[2], int) or not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+    def __init__(self, root: Path, disk: FullDisk | None) -> None:
+        self.root, self.disk = str(root), disk
+        self.written: list[str] = []
+        self.full_at: str | None = None
+
+    def audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
             return
-        path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else ""
-        if path.startswith(str(root)):
-            written.append(path)
-            if disk is not None:
-                is_full = len(written) >= disk.number if disk.lasting else len(written) == disk.number
-                disk.turn_full(is_full)
+        path, flags = os.fsdecode(arguments[0]), arguments[2]
+        if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR) and path.startswith(self.root):
+            self.written.append(path)
+            if self.disk is not None:
+                self._turn(self.disk, path)
 
-    sys.addaudithook(hook)
-    return written
+    def _turn(self, disk: FullDisk, path: str) -> None:
+        count = sum(kind_of(Path(file)) == disk.kind for file in self.written)
+        is_it = (kind_of(Path(path)), count) == (disk.kind, disk.number)
+        self.full_at = path if is_it else self.full_at
+        disk.turn_full(is_it or (disk.lasting and self.full_at is not None))
