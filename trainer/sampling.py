@@ -18,7 +18,6 @@ from torch import Tensor
 
 from trainer.components import Pipeline
 from trainer.faults import crash_point
-from trainer.seeds import generator
 
 UNFINISHED = ".tmp-"
 Report = Callable[[int, int], None]  # done, total
@@ -40,6 +39,7 @@ class Shot:
 @torch.no_grad()
 def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
     """With the pipeline's own scheduler; decoded in the VAE's precision, whatever the UNet's is."""
+    generator = torch.Generator().manual_seed(shot.seed)
     drawn = pipeline(
         prompt=shot.prompt,
         negative_prompt=shot.negative,
@@ -47,7 +47,8 @@ def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
         guidance_scale=shot.guidance,
         width=shot.width,
         height=shot.height,
-        generator=generator(shot.seed, "sample"),
+        generator=generator,
+        latents=start_noise(pipeline, shot, generator),
         output_type="latent",
         return_dict=False,
     )
@@ -56,6 +57,16 @@ def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
     unscaled = latents.to(vae.dtype) / vae.config["scaling_factor"] + (vae.config["shift_factor"] or 0)
     decoded = vae.decode(unscaled, return_dict=False)[0]
     return cast(list[Image.Image], pipeline.image_processor.postprocess(decoded, output_type="pil"))[0]
+
+
+def start_noise(pipeline: Pipeline, shot: Shot, generator: torch.Generator) -> Tensor:
+    """(1, channels, height / f, width / f): what ComfyUI's KSampler begins with for the same seed and size.
+
+    Drawn in float32 and on the CPU whatever the model's precision and device; half precision draws other numbers.
+    """
+    factor = pipeline.vae_scale_factor
+    shape = (1, pipeline.unet.config["in_channels"], shot.height // factor, shot.width // factor)
+    return torch.randn(shape, generator=generator).to(pipeline.text_encoder.dtype)
 
 
 def samples_folder(samples: Path, step: int) -> Path:
