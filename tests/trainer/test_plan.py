@@ -74,8 +74,32 @@ def test_passes_are_those_that_the_order_of_batches_makes(
 def test_minutes_are_steps_at_the_speed_measured_here(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     record_speed(Home(tmp_path / "home"), make_plan().config, "cpu", 0.5)
     assert make_plan().seconds == pytest.approx(12 * 0.5)
-    twin = make_plan(train={"twin": True})
-    assert twin.seconds == pytest.approx(2 * 12 * 0.5)
+    assert make_plan(train={"twin": True}).seconds == pytest.approx(2 * 12 * 0.5)
+
+
+def test_a_twin_run_takes_the_time_and_the_disk_of_both_and_the_memory_of_the_larger(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    lora, dora = (make_plan(adapter={"kind": kind}) for kind in ("lora", "dora"))
+    for one, seconds in ((lora, 0.5), (dora, 0.75)):
+        record_speed(Home(tmp_path / "home"), one.config, "cpu", seconds)
+    twin = make_plan(train={"twin": True}, adapter={"kind": "lora"})
+    assert twin.seconds == pytest.approx(12 * (0.5 + 0.75))
+    for part in ("checkpoints", "exported files", "samples"):
+        assert size(twin, part) == size(lora, part) + size(dora, part)
+    assert size(twin, "prepared pictures") == size(lora, "prepared pictures")
+    assert twin.memory == dora.memory
+    assert dora.memory.peak_bytes > lora.memory.peak_bytes
+
+
+def test_the_output_axis_takes_a_file_more_for_each_program_that_needs_its_own(make_plan: Callable[..., Plan]) -> None:
+    one, three = (make_plan(adapter={"kind": "dora", "norm_axis": axis}) for axis in ("input", "output"))
+    each = [size(found, "exported files") / sum(found.trainable.values()) for found in (one, three)]
+    assert each == [4, 12]
+
+
+def size(found: Plan, name: str) -> int:
+    return next(part.size_bytes for part in found.disk if part.name.startswith(name))
 
 
 @pytest.mark.parametrize(
