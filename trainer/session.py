@@ -29,6 +29,7 @@ from trainer.failures import classify
 from trainer.faults import crash_point
 from trainer.home import Home
 from trainer.loop import Ending, train
+from trainer.memory_advice import memory_explained
 from trainer.optim import describe_groups
 from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
@@ -70,7 +71,8 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
     try:
-        with hold_device(compute.name, run.path, _Patience(run, compute.name, wait_for_device)):
+        patience = _Patience(run, compute.name, wait_for_device)
+        with hold_device(compute.name, run.path, patience), memory_explained(config):
             _write_environment(run, compute)
             ending = _train_and_export(run, config, compute, store, newest)
     except StopAskedError:
