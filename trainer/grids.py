@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ MARGIN_PX = 6
 LABEL_PX = 150  # width of the rows' names
 LINE_PX = 15
 PAPER, INK = "white", "black"
-PALETTE_ERROR = 4  # of 255, the root mean square over pixels and channels: seen at original size, nothing is missing
+PALETTE_ERROR = 4  # `rms_difference` to the picture; looked at in its own size, nothing is missing then
 PALETTE_PIXELS = 2_000_000  # finding the colours takes about 2 seconds for a million
 
 
@@ -34,7 +35,7 @@ def labelled_grid(
         top = head + pitch * number
         draw.multiline_text((MARGIN_PX, top), "\n".join(_lines(name, LABEL_PX)), INK, font)
         for column, picture in enumerate(pictures):
-            sheet.paste(_fitted(picture, cell_px), (LABEL_PX + pitch * column, top))
+            sheet.paste(fitted(picture, cell_px), (LABEL_PX + pitch * column, top))
     return sheet
 
 
@@ -49,15 +50,20 @@ def in_few_colours(image: Image.Image) -> Image.Image:
     if image.width * image.height > PALETTE_PIXELS:
         return image
     reduced = image.quantize(256, kmeans=1)
-    errors = ImageStat.Stat(ImageChops.difference(image, reduced.convert("RGB"))).rms
-    return reduced if sum(error**2 for error in errors) / len(errors) <= PALETTE_ERROR**2 else image
+    return reduced if rms_difference(image, reduced.convert("RGB")) <= PALETTE_ERROR else image
+
+
+def rms_difference(one: Image.Image, other: Image.Image) -> float:
+    """Root mean square over pixels and channels, 0 to 255, of two RGB pictures of one size."""
+    errors = ImageStat.Stat(ImageChops.difference(one, other)).rms
+    return math.sqrt(sum(error**2 for error in errors) / len(errors))
 
 
 def _lines(text: str, width_px: int) -> list[str]:
     return textwrap.wrap(text, max(width_px // 7, 1)) or [""]
 
 
-def _fitted(picture: Image.Image, cell_px: int) -> Image.Image:
+def fitted(picture: Image.Image, cell_px: int) -> Image.Image:
     """As large as fits; enlarged without smoothing, so that what is seen is what was drawn."""
     scale = cell_px / max(picture.size)
     size = round(picture.width * scale), round(picture.height * scale)

@@ -34,7 +34,7 @@ HANDLERS: dict[Kind, str] = {
     "train": "trainer.job:train",
     "twin": "trainer.job:train",
     "sample": "trainer.resample:run_job",
-    "compare": "trainer.compare:run_job",
+    "compare": "trainer.compare.job:run_job",
     "export": "trainer.export_job:run_job",
 }
 
@@ -72,6 +72,7 @@ def find_handler(kind: Kind) -> Handler:
 
 def train(runs: Sequence[RunDir], parameters: Mapping[str, JsonValue]) -> None:
     """Train the runs one after the other. A stop ends the job: the second twin is not begun then."""
+    import_module("trainer.quiet").quiet_libraries()  # first: they print while they are imported, too
     session = import_module("trainer.session")
     for run_dir in runs:
         with output_to(run_dir.log_file):
