@@ -155,21 +155,22 @@ ROWS = (
         "The base model does not fit its family: {text}", "Check model.base with `dora-studio inspect`.",
     ),
     Row(
-        "no access", "GatedRepoError", "", "The model's page asks you to accept its terms first: {text}.",
+        "no access", "GatedRepoError", "", "Its page asks you to accept its terms first.",
         "Accept them in the browser, then run `hf auth login`, then start again.",
     ),
     Row(
         "no access", "RepositoryNotFoundError RevisionNotFoundError", "",
-        "There is no such model, or it is a private one: {text}.",
-        "Check the spelling of model.base; for a private model run `hf auth login` first.",
+        "The model hub knows no model of that name, or it is a private one.",
+        "Check the spelling of model.base and model.revision; for a private model run `hf auth login` first.",
     ),
     Row(
-        "no access", "HfHubHTTPError", r"401|403", "The model hub refused the access token: {text}.",
+        "no access", "HfHubHTTPError", r"\b(401|403)\b", "The model hub refused the access token.",
         "Run `hf auth login` with a token that is valid.",
     ),
+    # TransportError: of the HTTP library, for all that keeps a request from being answered
     Row(
-        "no network", "LocalEntryNotFoundError OfflineModeIsEnabled ConnectionError ConnectTimeout ConnectError", "",
-        "A model is not on this computer and the model hub cannot be reached: {text}.",
+        "no network", "LocalEntryNotFoundError OfflineModeIsEnabled ConnectionError TransportError HfHubHTTPError", "",
+        "The model hub cannot be reached: {text}.",
         "Connect to the network, or set model.base to a folder or file that is here.",
     ),
     Row(
