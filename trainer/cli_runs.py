@@ -12,15 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.failures import ExplainedError
+from trainer.follow import follow
 from trainer.home import Home
 from trainer.run_dir import Request
 from trainer.status import RunStatus
 from trainer.store import Store
-from trainer.terminal import told
+from trainer.terminal import HomeOption, RunArgument, told
 from trainer.worker import ensure_worker
 
-HomeOption = Annotated[Path | None, typer.Option(help="Folder of the runs and the queue.")]
-RunArgument = Annotated[str, typer.Argument(help="The run's folder, its id, or a part of the id that no other has.")]
 NameArgument = Annotated[str, typer.Argument(help="What it shall be called.")]
 
 app = typer.Typer(help="List, stop, clone, rename, queue and delete runs.", no_args_is_help=True, add_completion=False)
@@ -48,6 +47,26 @@ def show(run: RunArgument, home: HomeOption = None) -> None:
         )
         for warning in status.warnings:
             typer.echo(f"note: {warning}")
+
+
+@app.command()
+def watch(run: RunArgument, home: HomeOption = None) -> None:
+    """Follow a run, wherever it was started, until it ends. Ctrl-C ends the watching, not the run.
+
+    Exits with 1 when the run failed or was killed.
+    """
+    store = Store(Home.find(home))
+    with told():
+        found = store.find(run)
+        try:
+            ended = follow(store, found, Console())
+        except KeyboardInterrupt:
+            typer.echo(f"not watched any more; `dora-studio runs stop {found.id}` would stop it")
+            return
+        for file in sorted(found.exports_dir.glob("*.safetensors")):
+            typer.echo(file)
+        if ended.state in ("failed", "interrupted"):
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -84,11 +103,16 @@ def sample(run: RunArgument, home: HomeOption = None) -> None:
 
 
 @app.command()
-def clone(run: RunArgument, name: NameArgument, home: HomeOption = None) -> None:
-    """Make a new run with the same settings; print its folder."""
+def clone(
+    run: RunArgument,
+    name: NameArgument,
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value that shall be different.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Make a new run with the same settings, or some that differ; print its folder."""
     store = Store(Home.find(home))
     with told():
-        typer.echo(store.clone(store.find(run), name).path)
+        typer.echo(store.clone(store.find(run), name, settings or ()).path)
 
 
 @app.command()
@@ -117,10 +141,10 @@ def delete(run: RunArgument, home: HomeOption = None) -> None:
 
 
 @app.command()
-def restore(run_id: Annotated[str, typer.Argument(help="Id of a run in the trash.")], home: HomeOption = None) -> None:
+def restore(run: RunArgument, home: HomeOption = None) -> None:
     """Bring a run back from the trash."""
     with told():
-        typer.echo(Store(Home.find(home)).restore(run_id).path)
+        typer.echo(Store(Home.find(home)).restore(run).path)
 
 
 @app.command("empty-trash")
@@ -134,8 +158,12 @@ def ask(name: str, request: Request, home: Path | None) -> None:
     store = Store(Home.find(home))
     with told():
         run = store.find(name)
-        if not store.status(run).is_live:
-            raise ExplainedError(f"{run.id} is not running.", "`dora-studio runs requeue` starts it.")
+        status = store.status(run)
+        if not status.is_live:
+            raise ExplainedError(
+                f"{run.id} is not running: it is {status.state}.",
+                f"`dora-studio runs requeue {run.id}` starts it in the background.",
+            )
         run.request(request)
 
 
