@@ -201,6 +201,10 @@ ROWS = (
         "Install again: `python3 launch.py` does it in place.",
     ),
     Row(
+        "missing file", "RunGoneError", "", "The run directory {text}.",
+        "`dora-studio runs list` shows what is there; `dora-studio runs restore` brings back what is in the trash.",
+    ),
+    Row(
         "missing file", "FileNotFoundError NotADirectoryError", "", "A file is missing: {text}.",
         "Put it back, or correct the path in the settings.",
     ),
