@@ -53,10 +53,8 @@ def cancel(
         queue = Queue(Home.find(home))
         fitting = [entry.job for entry in queue.list_jobs() if entry.job.id.endswith(job)]
         if len(fitting) != 1:
-            raise ExplainedError(
-                f"{job!r} is the end of the ids of {len(fitting)} jobs, not of one.",
-                "`dora-studio queue list` shows the ends of all.",
-            )
+            count = f"{len(fitting)} jobs end" if fitting else "no job ends"
+            raise ExplainedError(f"The id of {count} with {job!r}.", "`dora-studio queue list` shows the ends of all.")
         if not queue.cancel(fitting[0]):
             raise ExplainedError(
                 f"The job {job!r} does not wait any more: it runs or is done.", "`dora-studio runs stop` stops a run."

@@ -30,9 +30,13 @@ def list_command(home: HomeOption = None) -> None:
     """All runs, the newest first."""
     table = Table("run", "state", "step", "loss", "left", "what", box=None)
     with told():
-        for listed in Store(Home.find(home)).list_runs():
+        store = Store(Home.find(home))
+        for listed in store.list_runs():
             table.add_row(listed.run.id, *(Text(cell) for cell in cells(listed.status)))
-    Console().print(table)
+        if table.row_count:
+            Console().print(table)
+        else:
+            typer.echo(f"There are no runs in {store.home.runs} yet; `dora-studio train` makes one.")
 
 
 @app.command()

@@ -57,8 +57,12 @@ class Store:
 
     def find(self, name: str) -> RunDir:
         """The run that a person means by `name`: its folder, or what `pick` takes. Raises NoSuchRunError."""
-        if (run := RunDir(Path(name).absolute())).exists():
+        path = Path(name)
+        if (run := RunDir(path.absolute())).exists():
             return run
+        if len(path.parts) > 1:
+            said = "has no run.toml in it" if path.exists() else "is not there"
+            raise NoSuchRunError(f"{name} is no run: it {said}.", "`dora-studio runs list` shows all runs.")
         return pick(name, self.home.runs)
 
     def status(self, run: RunDir) -> RunStatus:
@@ -155,7 +159,7 @@ def pick(name: str, root: Path) -> RunDir:
     if not runs:
         raise NoSuchRunError(
             f"There is no run {name!r}: {root} holds none.",
-            "`dora-studio train` makes one; --home or DORA_STUDIO_HOME names another place to look in.",
+            "--home or DORA_STUDIO_HOME names another place to look in.",
         )
     if name == "last" and all(run.id != name for run in runs):
         return runs[-1]

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from trainer.failures import UNKNOWN, classify
 
@@ -24,7 +24,7 @@ def told() -> Generator[None, None, None]:
     """Turn an exception of the block into two lines and exit code 1; what nobody expected keeps its trace."""
     try:
         yield
-    except (click.exceptions.Exit, click.ClickException):
+    except (typer.Exit, typer.Abort, TyperException):
         raise
     except Exception as error:  # noqa: BLE001 - the last place that an error of a command passes
         failure = classify(error)

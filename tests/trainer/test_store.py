@@ -68,6 +68,10 @@ def test_a_name_that_is_no_run_s_is_told_with_the_nearest(store: Store, run: Run
         assert f"Nearest: {nearest}" in refused.value.sentence
     with pytest.raises(NoSuchRunError, match=r"There is no run 'last': .* holds none"):
         Store(Home(store.home.path / "empty")).find("last")
+    with pytest.raises(NoSuchRunError, match="nowhere is no run: it is not there"):
+        store.find(str(store.home.path / "nowhere"))
+    with pytest.raises(NoSuchRunError, match=r"runs is no run: it has no run\.toml"):
+        store.find(str(store.home.runs))
 
 
 def test_the_last_of_the_runs_of_a_minute_is_the_one_made_last(store: Store) -> None:
