@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,9 +89,10 @@ def draw_samples(
             rows.append({"file": name, **asdict(shot)})
         (temporary / "samples.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
         crash_point("samples.drawn")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as away:
+            if folder.exists():  # by a rename, so that nobody finds half of the older one
+                os.replace(folder, Path(away) / folder.name)
+            os.replace(temporary, folder)
         crash_point("samples.promoted")
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
