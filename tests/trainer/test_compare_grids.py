@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trainer.grids import save_grid
+from trainer.grids import labelled_grid, save_grid
 
 HUES = Image.merge(
     "RGB", [Image.linear_gradient("L"), Image.linear_gradient("L").rotate(90), Image.radial_gradient("L")]
@@ -29,3 +29,18 @@ def test_a_grid_that_would_show_it_or_take_long_keeps_all_its_colours(tmp_path: 
     with Image.open(tmp_path / "grid.png") as read:
         assert read.mode == "RGB"
         assert read.tobytes() == image.tobytes()
+
+
+def test_every_picture_of_a_grid_is_in_its_row_and_column() -> None:
+    colours = [["red", "lime"], ["blue", "yellow"], ["cyan", "magenta"]]
+    rows = [[Image.new("RGB", (5, 7), colour) for colour in row] for row in colours]
+    grid = labelled_grid(rows, ["one", "two", "three"], ["left", "right"], 21)
+    assert _colours(grid) == [
+        (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255),
+    ]  # fmt: skip
+
+
+def _colours(grid: Image.Image) -> list[tuple[int, ...]]:
+    """In reading order; greys, which the names are written in, left out."""
+    pixels = (grid.getpixel((x, y)) for y in range(grid.height) for x in range(grid.width))
+    return list(dict.fromkeys(pixel for pixel in pixels if isinstance(pixel, tuple) and len(set(pixel)) > 1))

@@ -25,8 +25,8 @@ _SHAPES = "os^Dv<>P"
 
 def analyze_sources(sources: Sequence[Source], base: BaseModel) -> tuple[AnalysisEntry, ...]:
     """Each along its own axis; a LoRA along that of the first DoRA, so that the two can be compared."""
-    axes = [source.info.norm_axis for source in sources]
-    shared = next((axis for axis in axes if axis is not None), None)
+    axes: list[NormAxis] = [source.info.norm_axis for source in sources if source.info.norm_axis is not None]
+    shared = axes[0] if axes else None
     return tuple(_analyzed(source, base, source.info.norm_axis or shared) for source in sources)
 
 
@@ -94,7 +94,8 @@ def _panel(
         places = [names.index(name) for name in values]
         shape = _SHAPES[number % len(_SHAPES)]
         filled = "none" if number % 2 else "full"  # of two at one place, both are seen
-        axes.plot(places, list(values.values()), shape, label=entry.title, markersize=4.5, fillstyle=filled)
+        label = " " + entry.title.replace("$", r"\$")  # no formula, and not left out for a leading underscore
+        axes.plot(places, list(values.values()), shape, label=label, markersize=4.5, fillstyle=filled)
     axes.set_yscale("log")
     axes.grid(axis="y", alpha=0.3)
     axes.margins(x=0.01)

@@ -10,8 +10,8 @@ from trainer.compare.manifest import FILES, ColumnEntry
 # Where a program's strength is no straight line from the base model to the adapted one; the formulas are in
 # dora_core/consumers.py.
 _STRENGTH = {
-    "lycoris": "LyCORIS lets the strength reach the magnitudes only: at 0 the low-rank update is still there",
-    "diffusers": "diffusers lets the strength reach the low-rank update only: at 0 the magnitudes still count",
+    "lycoris": "LyCORIS lets the strength reach the magnitudes only; at 0 the low-rank update is still there",
+    "diffusers": "diffusers lets the strength reach the low-rank update only; at 0 the magnitudes still count",
 }
 
 
@@ -21,12 +21,15 @@ def notes_on(columns: Sequence[ColumnEntry], foreign: Sequence[str]) -> tuple[st
 
 
 def _on_strength(columns: Sequence[ColumnEntry]) -> Iterator[str]:
-    for column in columns:
-        if column.consumer is None or column.kind != "dora" or column.strength == 1:
-            continue
-        if not BY_KEY[column.consumer].interpolates:
-            rule = _STRENGTH[column.consumer]
-            yield f"{column.title}: {rule}. The picture is what {column.program} draws, at 0 not the base model's."
+    bent = [column for column in columns if column.kind == "dora" and column.strength != 1 and _is_bent(column)]
+    for consumer, rule in _STRENGTH.items():
+        titles = [column.title for column in bent if column.consumer == consumer]
+        if titles:
+            yield f"{', '.join(titles)}: {rule}, and it is not the base model. The pictures show what it does."
+
+
+def _is_bent(column: ColumnEntry) -> bool:
+    return column.consumer is not None and not BY_KEY[column.consumer].interpolates
 
 
 def _on_checkpoints(columns: Sequence[ColumnEntry]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trainer.config import PicturePixels
 from trainer.failures import ExplainedError
@@ -40,6 +40,11 @@ class Request(BaseModel):
     guidance: tuple[Guidance, ...] = ()
     size_px: tuple[PicturePixels, PicturePixels] | None = None
 
+    @field_validator("strengths", "prompts", "seeds", "steps", "guidance")
+    @classmethod
+    def _each_once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        return tuple(dict.fromkeys(values))
+
     def command(self, sources: tuple[str, ...]) -> str:
         """The command line that draws it again, with these names of the sources."""
         options: dict[str, tuple[object, ...]] = {
@@ -52,10 +57,13 @@ class Request(BaseModel):
             "--guidance": self.guidance,
         }
         words = ["dora-studio", "compare"]
-        words += [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-                  for name, values in options.items() for value in values]  # fmt: skip
+        words += [f"{name}={_word(value)}" for name, values in options.items() for value in values]
         words += [] if self.size_px is None else ["--size", *map(str, self.size_px)]
         return shlex.join([*words, "--", *sources])
+
+
+def _word(value: object) -> str:
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def parse_request(values: Mapping[str, object]) -> Request:
