@@ -22,7 +22,7 @@ from trainer.failures import Failure, classify
 from trainer.home import Home
 from trainer.queue import Job, Kind, Outcome, Queue, read_job
 from trainer.run_dir import RunDir
-from trainer.status import RunGoneError, read_status
+from trainer.status import read_status
 
 EXIT_BUSY = 75  # EX_TEMPFAIL of sysexits.h: another process runs this job
 EXIT_GONE = 74  # the job has been taken back before this process was ready
@@ -56,8 +56,8 @@ def run(queue: Queue, job: Job) -> int:
     """Run the job; its outcome is on disk when this returns. The one place that turns its exceptions into words."""
     runs = [RunDir(path) for path in job.runs]
     try:
-        if gone := [run for run in runs if not run.exists()]:
-            raise RunGoneError(f"{gone[0].path} is gone: it was deleted or moved")
+        for each in runs:
+            each.require()
         find_handler(job.kind)(runs, job.parameters)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every failure becomes a sentence and a fix
         failure = classify(error)

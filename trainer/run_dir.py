@@ -28,6 +28,10 @@ class RunBusyError(RuntimeError):
     """A process already works on the run."""
 
 
+class RunGoneError(FileNotFoundError):
+    """The run directory has been deleted or moved."""
+
+
 class ExitRecord(BaseModel):
     """exit.json: how the run's process ended, written by the worker that started it, when it did not end well."""
 
@@ -119,6 +123,11 @@ class RunDir:
 
     def exists(self) -> bool:
         return self.config_file.is_file()
+
+    def require(self) -> None:
+        """Raises RunGoneError where it is not there."""
+        if not self.exists():
+            raise RunGoneError(f"{self.path} is gone: it was deleted or moved")
 
     @contextmanager
     def hold(self) -> Generator[None, None, None]:

@@ -52,6 +52,7 @@ def run_training(run: RunDir, wait_for_device: bool = True) -> Ending:
         try:
             return _work(run, parse_config(read_toml(run.config_file)), wait_for_device)
         except BaseException as error:
+            run.require()  # else that is why
             failure = classify(error)
             failed = Failed(category=failure.category, sentence=failure.sentence, fix=failure.fix, trace=failure.trace)
             with contextlib.suppress(OSError):  # the disk may be what failed

@@ -110,18 +110,13 @@ class Outside:
     clock: Clock | None = None
 
 
-class RunGoneError(FileNotFoundError):
-    """The run directory has been deleted or moved."""
-
-
 def read_status(run: RunDir, place: Place | None = None) -> RunStatus:
     """The status of a run directory. Raises RunGoneError."""
     # The lock first: events that its holder wrote before letting go are then all there to be read.
     outside = Outside(run.is_locked(), place, run.requested("stop"), run.read_exit(), Clock.now())
     events, _ = read_events(run.events_file)
     metrics = read_last_metrics(run.metrics_file)
-    if not run.exists():
-        raise RunGoneError(f"{run.path} is gone: it was deleted or moved")
+    run.require()
     return fold(events, metrics, outside)
 
 

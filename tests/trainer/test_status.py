@@ -25,8 +25,8 @@ from trainer.events import (
     Stopping,
     Warned,
 )
-from trainer.run_dir import ExitRecord, RunDir
-from trainer.status import Outside, Place, RunGoneError, State, fold, read_status
+from trainer.run_dir import ExitRecord, RunDir, RunGoneError
+from trainer.status import Outside, Place, State, fold, read_status
 
 BEGUN = Started(at=100, steps=50, pid=1, create_time=1)
 TRAINING = Phase(at=101, name="training")
