@@ -93,9 +93,9 @@ def stop_on_interrupt(run: RunDir) -> Generator[None, None, None]:
     """The first Ctrl-C asks the run to save and stop; the second ends it at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        typer.echo("stopping as soon as nothing is lost; once more to end at once")
-        run.request("stop")
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.request("stop")
+        typer.echo("stopping as soon as nothing is lost; once more to end at once")
 
     before = signal.signal(signal.SIGINT, ask)
     try:

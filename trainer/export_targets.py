@@ -47,7 +47,7 @@ TARGETS: Mapping[str, ExportTarget] = {
     )
 }
 
-# What a finished run is exported for. The first file is the one that it is known by.
+# What a finished run is exported for. The first file is the one that it is compared by.
 FINISHING: Mapping[NormAxis | None, tuple[TargetName, ...]] = {
     None: ("comfyui",),  # which everything reads
     "input": ("comfyui",),

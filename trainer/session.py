@@ -36,6 +36,7 @@ from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
 from trainer.sampling import draw_samples
 from trainer.speed import record_speed
+from trainer.status import PHASES
 from trainer.training import Every, Training
 from trainer.watch import StopAskedError, Watch, answer_stop
 
@@ -89,28 +90,29 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
 def _train_and_export(
     run: RunDir, config: RunConfig, compute: Compute, store: CheckpointStore, newest: Checkpoint | None
 ) -> Ending:
-    home, events = home_of(run), EventLog(run.events_file)
-    _report(run, "loading")
+    home, events, report = home_of(run), EventLog(run.events_file), _Report(run)
+    report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
-    training = build_training(config, components, compute, home, partial(_report, run))
+    training = build_training(config, components, compute, home, report)
     require_free(run.path, size_bytes(training) * (config.save.keep_last + 1), "the run")
     if newest is not None:
         restore(training, newest)
         if note := note_on_threads(newest, compute):
             events.append(Warned(text=note))
+            print(note, flush=True)
     print(describe_groups(training.adapters, training.optimizer), flush=True)
-    _report(run, "training")
+    report("training")
     with ProgressBar(training.steps, training.progress.step) as bar:
         watch = _watch(run, config, components, training, store, compute, bar)
         ending = train(training, watch)
     if watch.seconds:
         record_speed(home, config, str(compute.device), watch.median_seconds)
     if ending == "finished":
-        export_run(run, config, components, training)
+        export_run(run, config, components, training, report)
     return ending
 
 
-def export_run(run: RunDir, config: RunConfig, components: Components, training: Training) -> None:
+def export_run(run: RunDir, config: RunConfig, components: Components, training: Training, report: _Report) -> None:
     """The adapter in every file that its kind is finished in, each proven; a warning where one is not.
 
     Raises UnprovenError where none is, StopAskedError between two files.
@@ -127,18 +129,21 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
     )
     events = EventLog(run.events_file)
     targets = finishing_targets(state.norm_axis)
+    name = slug(config.name).removesuffix(f"-{config.adapter.kind}")  # which the names of twins end with
     unproven: list[UnprovenError] = []
     for done, target in enumerate(targets):
-        _report(run, "exporting", done, len(targets))
-        path = run.exports_dir / f"{slug(config.name)}-{config.adapter.kind}{target.ending}"
+        report("exporting", done, len(targets))
+        path = run.exports_dir / f"{name}-{config.adapter.kind}{target.ending}"
         try:
             exported = export_adapter(state, base.weights, base.modules, target, path, about)
         except UnprovenError as error:
             unproven.append(error)
             events.append(Warned(text=str(error)))
+            print(error, flush=True)
         else:
             file = exported.path.relative_to(run.path).as_posix()
             events.append(Exported(file=file, headline=exported.report.headline))
+            print(f"{file}: {exported.report.headline}", flush=True)
     if len(unproven) == len(targets):
         raise unproven[0]
     crash_point("export.done")
@@ -208,10 +213,19 @@ class _Patience:
             EventLog(self.run.events_file).append(Phase(name="waiting", detail=sentence))
 
 
-def _report(run: RunDir, name: PhaseName, done: int = 0, total: int = 0) -> None:
-    """An event, and a moment at which a stop is answered."""
-    answer_stop(run)
-    EventLog(run.events_file).append(Phase(name=name, done=done, total=total))
+@dataclass
+class _Report:
+    """Phases before and after training: an event each, a line when another begins, and a moment to answer a stop."""
+
+    run: RunDir
+    said: PhaseName = "starting"
+
+    def __call__(self, name: PhaseName, done: int = 0, total: int = 0) -> None:
+        answer_stop(self.run)
+        EventLog(self.run.events_file).append(Phase(name=name, done=done, total=total))
+        if name != self.said:
+            self.said = name
+            print(f"{PHASES[name][1]} ...", flush=True)
 
 
 def _write_environment(run: RunDir, compute: Compute) -> None:

@@ -153,7 +153,7 @@ def _after(status: RunStatus, event: Event) -> RunStatus:
         case Saved():
             return replace(status, saved_step=event.step)
         case Exported():
-            return replace(status, headline=event.headline)
+            return replace(status, headline=status.headline or event.headline)  # of the file that comes first
         case Warned():
             return replace(status, warnings=(*status.warnings, event.text))
         case SkippedStep():
@@ -203,7 +203,7 @@ def _with_silence(status: RunStatus, heard: Silence) -> RunStatus:
         status,
         late_seconds=heard.late_seconds,
         message=f"{status.message}; but nothing was heard of it for {silent}, where {normal} would be much",
-        fix="It may have hung. Its log.txt may tell why. Stop it, stop it again to end it at once, then resume it.",
+        fix="It may have hung. Stop it, stop it again to end it at once, then resume it.",
     )
 
 

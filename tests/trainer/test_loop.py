@@ -172,7 +172,7 @@ def test_twins_start_alike_and_see_the_same_data_in_the_same_noise(tmp_path: Pat
     pictures = [(run.samples_dir / "step-000000" / "00.png").read_bytes() for run in (lora, dora)]
     assert pictures[0] == pictures[1]
     names = [{file.name for file in run.exports_dir.glob("*.safetensors")} for run in (lora, dora)]
-    assert names == [{"tiny-lora-lora.safetensors"}, {"tiny-dora-dora.safetensors"}]
+    assert names == [{"tiny-lora.safetensors"}, {"tiny-dora.safetensors"}]
 
 
 def test_every_is_due_at_its_multiples_and_never_for_zero() -> None:

@@ -119,8 +119,9 @@ def test_a_resumed_run_stands_where_it_resumes_even_if_later_steps_were_lost() -
 
 
 def test_warnings_and_the_headline_of_the_export_are_part_of_the_status() -> None:
-    status = fold([BEGUN, Warned(text="a"), Warned(text="b"), Exported(file="f", headline="proven")], [], LIVE)
-    assert (status.warnings, status.headline) == (("a", "b"), "proven")
+    files = [Exported(file=name, headline=f"{name} proven") for name in ("first", "second")]
+    status = fold([BEGUN, Warned(text="a"), Warned(text="b"), *files], [], LIVE)
+    assert (status.warnings, status.headline) == (("a", "b"), "first proven")
 
 
 def test_a_run_whose_folder_was_deleted_is_gone(tmp_path: Path) -> None:

@@ -223,14 +223,14 @@ def test_a_stop_while_it_is_still_starting_is_not_lost(bench: Bench) -> None:
 
 
 def test_a_run_is_watched_from_the_queue_to_its_end(bench: Bench) -> None:
-    run, broken = bench.run(steps=20), bench.run("crash")
+    run, broken = bench.run(steps=60), bench.run("crash")
     watching = [watch(bench, run.id), watch(bench, "crash")]
     assert {one.stdout.readline() for one in watching if one.stdout} == {"queued: Waiting for its turn\n"}
     bench.work()
     (well, _), (ill, _) = (one.communicate(timeout=WAIT_SECONDS) for one in watching)
     assert [one.returncode for one in watching] == [0, 1]
     assert "training  step " in well
-    assert well.splitlines()[-1] == "finished  step 20 of 20: Finished"
+    assert well.splitlines()[-1] == "finished  step 60 of 60: Finished"
     assert "Traceback" not in ill
     assert ill.splitlines()[-1].startswith("failed")
     assert "base.safetensors" in ill
