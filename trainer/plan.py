@@ -22,9 +22,17 @@ from trainer.devices import read_driver
 from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
 from trainer.home import Home
+from trainer.memory_advice import smaller_settings
 from trainer.speed import Expectation, expected_speed
 from trainer.twins import configs_of
-from trainer.vram import FLOAT32, Memory, adapter_parameters, training_memory, unmatched_patterns
+from trainer.vram import (
+    FLOAT32,
+    Memory,
+    adapter_parameters,
+    parts_below_rank,
+    training_memory,
+    unmatched_patterns,
+)
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,10 @@ def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
         return [Problem(keys, f"{keys} has {', '.join(map(repr, unmatched))}: no layer of {base.name} is called so")]
     if not adapter_parameters(config, base)["unet"]:
         return [Problem("adapter.exclude", "adapter.exclude leaves no layer of the UNet: take globs out")]
+    if below := parts_below_rank(config, base):
+        part, most = min(below.items(), key=lambda item: item[1])
+        sentence = f"adapter.rank is {config.adapter.rank}: no layer of the {part} can have more than {most}, lower it"
+        return [Problem("adapter.rank", sentence)]
     return []
 
 
@@ -241,15 +253,6 @@ def _machine_notices(config: RunConfig, machine: Machine, memory: Memory | None)
         notices.append("no NVIDIA card was found: training runs on the processor, which only suits the starter model")
     if memory is not None and memory.peak_bytes > 0.95 * machine.memory_bytes:
         have = f"{machine.memory_bytes / 2**30:.1f} GiB of {machine.name}"
-        notices.append(f"about {memory.peak_bytes / 2**30:.1f} GiB may not fit the {have}: {_smaller(config)}")
+        smaller = [*smaller_settings(config), "choose a smaller base model"][0]
+        notices.append(f"about {memory.peak_bytes / 2**30:.1f} GiB may not fit the {have}: {smaller}")
     return notices
-
-
-def _smaller(config: RunConfig) -> str:
-    """The next thing to try, cheapest first."""
-    if not config.train.checkpointing:
-        return "set train.checkpointing to true"
-    if config.train.batch_size > 1:
-        half = config.train.batch_size // 2
-        return f"set train.batch_size to {half} and train.accumulation to {config.train.accumulation * 2}"
-    return "lower data.resolution_px or adapter.rank"

@@ -111,6 +111,7 @@ def size(found: Plan, name: str) -> int:
         ({"data": {"instance_prompt": ""}}, "data.instance_prompt", "2 of 5 pictures have no caption"),
         ({"adapter": {"include": ["*.atn1.*"]}}, "adapter.include", "'*.atn1.*': no layer"),
         ({"adapter": {"exclude": ["*"]}}, "adapter.exclude", "leaves no layer"),
+        ({"adapter": {"rank": 512}}, "adapter.rank", "no layer of the unet can have more than 16"),
     ],
 )
 def test_what_keeps_a_run_from_starting_is_a_problem_that_names_its_key(
@@ -135,7 +136,9 @@ def test_pictures_without_captions_need_no_prompt_when_all_have_one(
     assert make_plan(data={"instance_prompt": ""}).is_ready
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "holds no pictures"), (9, "are few"), (51, ""), (201, "are many")])
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "holds no pictures"), (9, "are few"), (51, ""), (201, "are many"), (500, "are many")]
+)
 def test_no_pictures_stop_a_run_and_few_or_many_are_a_word(
     tmp_path: Path, make_plan: Callable[..., Plan], count: int, words: str
 ) -> None:
@@ -217,7 +220,7 @@ def test_a_card_that_is_too_small_is_a_notice_with_the_next_thing_to_try(make_pl
     assert any("set train.checkpointing to true" in notice for notice in make_plan(small).notices)
     train = {"checkpointing": True, "batch_size": 4}
     assert any(
-        "set train.batch_size to 2 and train.accumulation to 2" in n for n in make_plan(small, train=train).notices
+        "set train.batch_size to 1 and train.accumulation to 4" in n for n in make_plan(small, train=train).notices
     )
     assert not any("may not fit" in notice for notice in make_plan(CARD).notices)
 
