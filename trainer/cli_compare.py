@@ -9,27 +9,26 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from trainer.cli_train import HomeOption
 from trainer.compare.manifest import PAGE, read_manifest
 from trainer.compare.request import parse_request
 from trainer.home import Home
 from trainer.store import Store
-from trainer.terminal import told
+from trainer.terminal import HomeOption, told
 
 app = typer.Typer(help="Draw base model and adapters side by side, from the exported files.", add_completion=False)
-Several = "May be given several times"
+SEVERAL = "May be given several times"
 
 
 @app.command()
 def compare(
     sources: Annotated[
-        list[str], typer.Argument(help="Finished runs (folder, id, or a part of it), RUN@STEP, adapter files.")
+        list[str], typer.Argument(help="Finished runs (folder, id, a part of it, last), RUN@STEP, adapter files.")
     ],
-    prompt: Annotated[list[str] | None, typer.Option(help=f"{Several}. Default: the first run's samples.")] = None,
-    strength: Annotated[list[float] | None, typer.Option(help=f"{Several}; 1 is as trained.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help=f"{Several}. Default: one of its own per prompt.")] = None,
-    steps: Annotated[list[int] | None, typer.Option(help=f"Sampler steps. {Several}.")] = None,
-    guidance: Annotated[list[float] | None, typer.Option(help=f"{Several}.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help=f"{SEVERAL}. Default: the first run's samples.")] = None,
+    strength: Annotated[list[float] | None, typer.Option(help=f"{SEVERAL}; 1 is as trained.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help=f"{SEVERAL}. Default: one of its own per prompt.")] = None,
+    steps: Annotated[list[int] | None, typer.Option(help=f"Sampler steps. {SEVERAL}.")] = None,
+    guidance: Annotated[list[float] | None, typer.Option(help=f"{SEVERAL}.")] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
     size: Annotated[tuple[int, int] | None, typer.Option(help="Width and height in pixels.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model. Default: what the first run or file names.")] = None,
