@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -256,9 +257,25 @@ def test_captions_and_names_with_marks_are_printed_as_they_are(
     assert odd in output.getvalue()
 
 
-def run_plan(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+def run_plan(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trainer.cli", "plan", *arguments, "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of Windows are always text")
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "cp1252:strict", "ascii:strict"])
+def test_names_that_the_console_has_no_characters_for_are_printed_as_far_as_it_can(
+    tmp_path: Path, tiny_base: Callable[[str], Path], encoding: str
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "good 🦊.png")
+    for name in (os.fsdecode(b"\xff.png"), "new\nline.png", "emoji 🦊.png"):
+        (folder / name).touch()
+    settings = [f"model.base={tiny_base('sd1')}", f"data.folder={folder}", "data.instance_prompt=a thing"]
+    shown = run_plan("starter-dora", *settings, home=tmp_path, PYTHONIOENCODING=encoding)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("is left out: empty file") == 3
 
 
 def test_the_command_prints_the_plan_and_its_code_says_whether_it_can_start(

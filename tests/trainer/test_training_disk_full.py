@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -20,8 +22,8 @@ from safetensors.torch import load_file
 from trainer.checkpoints import CheckpointStore
 from trainer.config import RunConfig
 from trainer.data.scan import picture_files
-from trainer.disk import MARGIN_BYTES
-from trainer.events import Failed, Warned, read_events
+from trainer.disk import MARGIN_BYTES, DiskFullError
+from trainer.events import Failed, Warned, read_events, read_metrics
 from trainer.run_dir import RunDir
 from trainer.session import run_training
 
@@ -45,6 +47,21 @@ def straight(tmp_path: Path, config: RunConfig) -> tuple[RunDir, Told]:
     """The run that nothing disturbs, and what it wrote."""
     run = RunDir.create(tmp_path / "straight" / "runs", config)
     return run, do_in_child(partial(run_training, run), tmp_path)
+
+
+def test_a_run_that_has_too_little_room_is_refused_before_its_first_step(
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir.create(tmp_path / "home" / "runs", config)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=MARGIN_BYTES))
+    with pytest.raises(DiskFullError, match=r"the run needs .* MiB and 256 MiB to spare, but 256 MiB are free"):
+        run_training(run)
+    failed = read_events(run.events_file)[0][-1]
+    assert isinstance(failed, Failed)
+    assert failed.category == "disk full"
+    assert (read_metrics(run.metrics_file)[0], list(run.checkpoints_dir.iterdir())) == ([], [])
+    monkeypatch.undo()
+    assert run_training(run) == "finished"
 
 
 def test_a_disk_that_is_full_at_a_file_of_any_kind(
