@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dora_core.adapter import Adapter
-from dora_core.atomic import atomic_write
+from dora_core.atomic import atomic_write, replace
 from dora_core.errors import FileFormatError
 from dora_core.families import neutral_name
 from dora_core.header import read_header
@@ -97,7 +97,7 @@ class CheckpointStore:
             crash_point("checkpoint.described")
             if final.exists():  # damaged, or it would have been found
                 shutil.rmtree(final)
-            os.replace(temporary, final)
+            replace(temporary, final)
             _sync_folder(self.folder)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -85,6 +85,7 @@ def stop(run: RunArgument, home: HomeOption = None) -> None:
 def pause(run: RunArgument, home: HomeOption = None) -> None:
     """Wait at the next step, keeping everything in memory, until `unpause`."""
     ask(run, "pause", home)
+    typer.echo("It pauses after the step that it is at; `dora-studio runs unpause` lets it go on.")
 
 
 @app.command()
@@ -98,12 +99,14 @@ def unpause(run: RunArgument, home: HomeOption = None) -> None:
 def save(run: RunArgument, home: HomeOption = None) -> None:
     """Save a checkpoint at the next step."""
     ask(run, "save", home)
+    typer.echo("It saves after the step that it is at.")
 
 
 @app.command()
 def sample(run: RunArgument, home: HomeOption = None) -> None:
     """Draw samples at the next step."""
     ask(run, "sample", home)
+    typer.echo("It draws after the step that it is at.")
 
 
 @app.command()

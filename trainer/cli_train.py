@@ -108,9 +108,10 @@ def _runs(source: str, settings: list[str], home: Home) -> list[RunDir]:
     run = RunDir(Path(source).absolute())
     if run.exists():
         if settings:
+            changes = " ".join(settings)
             raise ExplainedError(
-                f"{run.id} has its settings already.",
-                f"Leave out {' '.join(settings)}, or edit a copy of its run.toml.",
+                f"{run.id} has its settings already, so it cannot take {changes}.",
+                f"Leave that out, or make a new run: `dora-studio runs clone {run.id} NAME {changes}`.",
             )
         return [run]
     config = load_config(source, settings)

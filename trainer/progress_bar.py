@@ -43,4 +43,5 @@ def progress_text(step: int, steps: int, loss: float, seconds_per_step: float) -
     minutes, seconds = divmod(round((steps - step) * seconds_per_step), 60)
     hours, minutes = divmod(minutes, 60)
     left = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-    return f"loss {loss:.4f}, {1 / seconds_per_step:.2f} it/s, {left} left"
+    speed = f"{1 / seconds_per_step:.2f} it/s" if seconds_per_step < 1 else f"{seconds_per_step:.2f} s/it"
+    return f"loss {loss:.4f}, {speed}, {left} left"

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dora_core.atomic import atomic_write
+from dora_core.atomic import atomic_write, replace
 from trainer import locks
 from trainer.config import RunConfig
 from trainer.config_io import dump_config
@@ -64,7 +64,8 @@ class RunDir:
                 (temporary / folder).mkdir(parents=True)
             for file, data in files.items():
                 (temporary / file).write_bytes(data)
-            return RunDir(temporary.rename(final))
+            replace(temporary, final)
+            return RunDir(final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

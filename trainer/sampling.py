@@ -17,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from dora_core.atomic import replace
 from trainer.components import Pipeline
 from trainer.faults import crash_point
 
@@ -92,7 +93,7 @@ def draw_samples(
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as away:
             if folder.exists():  # by a rename, so that nobody finds half of the older one
                 os.replace(folder, Path(away) / folder.name)
-            os.replace(temporary, folder)
+            replace(temporary, folder)
         crash_point("samples.promoted")
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

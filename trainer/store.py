@@ -82,7 +82,7 @@ class Store:
             return "It is not running."
         if not run.requested("stop"):
             run.request("stop")
-            return "It saves after the step that it is at, and stops. Stop again to end it at once."
+            return "It saves and stops as soon as nothing is lost. Stop again to end it at once."
         if status.state == "queued":
             return "It stops as soon as its turn comes."
         run.request("kill")
@@ -127,7 +127,10 @@ class Store:
     def _refuse_if_busy(self, run: RunDir) -> None:
         status = self.status(run)
         if status.is_live or status.state == "queued":
-            raise ExplainedError(f"{run.id} is {status.state}.", "Stop it first, or take it off the queue.")
+            raise ExplainedError(
+                f"{run.id} cannot be thrown away: it is {status.state}.",
+                f"`dora-studio runs stop {run.id}` comes first.",
+            )
 
     def _job_of(self, run: RunDir) -> Job | None:
         """The job that waits to train the run, or trains it."""

@@ -17,8 +17,10 @@ from trainer.cli_train import stop_on_interrupt
 from trainer.config import RunConfig
 from trainer.config_io import save_config
 from trainer.events import read_metrics
+from trainer.home import Home
 from trainer.run_dir import RunDir
 from trainer.status import read_status
+from trainer.store import Store
 
 Settings = Callable[..., RunConfig]
 ROOT = Path(__file__).parents[2]
@@ -135,6 +137,21 @@ def test_two_leave_at_once_and_the_run_goes_on_from_its_last_checkpoint(
     resumed = begin("resume", "last")
     assert "finished: " in resumed.communicate(timeout=WAIT_SECONDS)[0]
     assert [row.step for row in read_metrics(run.metrics_file)[0]] == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_second_stop_kills_a_run_that_a_terminal_started(tmp_path: Path, home: Path, tiny_settings: Settings) -> None:
+    store = Store(Home(home))
+    run = store.create(tiny_settings(train__steps=2, train__accumulation=100_000))  # a step that does not end
+    process = begin("resume", run.id)
+    read_until(process, "Training ...")
+    assert "Stop again" in store.stop(run)
+    assert store.status(run).state == "stopping"
+    assert store.stop(run) == "Ended at once."
+    process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == -signal.SIGKILL
+    status = store.status(run)
+    assert (status.state, "begins anew" in status.fix) == ("interrupted", True)
 
 
 def begin(*arguments: str) -> subprocess.Popen[str]:

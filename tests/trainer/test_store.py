@@ -172,7 +172,7 @@ def test_the_command_line_asks_a_living_run_only(run: RunDir, home_option: list[
         assert [run.requested(what) for what in ("pause", "save", "sample", "stop")] == [True, True, True, False]
         cli("runs", "unpause", "panda", *home_option)
         assert not run.requested("pause")
-        assert "saves after the step" in cli("runs", "stop", "panda", *home_option)
+        assert "saves and stops" in cli("runs", "stop", "panda", *home_option)
         assert run.requested("stop")
     failed = cli("runs", "pause", "panda", *home_option, code=1)
     assert "is not running" in failed
