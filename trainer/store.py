@@ -129,7 +129,7 @@ class Store:
         if status.is_live or status.state == "queued":
             raise ExplainedError(
                 f"{run.id} cannot be thrown away: it is {status.state}.",
-                f"`dora-studio runs stop {run.id}` comes first.",
+                "Stop it first, or take it off the queue.",
             )
 
     def _job_of(self, run: RunDir) -> Job | None:

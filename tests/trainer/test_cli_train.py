@@ -16,7 +16,7 @@ from trainer import cli_resume, cli_sample, cli_train
 from trainer.cli_train import stop_on_interrupt
 from trainer.config import RunConfig
 from trainer.config_io import save_config
-from trainer.events import read_metrics
+from trainer.events import read_events, read_metrics
 from trainer.home import Home
 from trainer.run_dir import RunDir
 from trainer.status import read_status
@@ -142,9 +142,10 @@ def test_two_leave_at_once_and_the_run_goes_on_from_its_last_checkpoint(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_second_stop_kills_a_run_that_a_terminal_started(tmp_path: Path, home: Path, tiny_settings: Settings) -> None:
     store = Store(Home(home))
-    run = store.create(tiny_settings(train__steps=2, train__accumulation=100_000))  # a step that does not end
+    run = store.create(tiny_settings(train__steps=2, train__accumulation=256, train__batch_size=16))  # long steps
     process = begin("resume", run.id)
-    read_until(process, "Training ...")
+    while not any(event.kind == "sampled" for event in read_events(run.events_file)[0]):
+        time.sleep(0.01)
     assert "Stop again" in store.stop(run)
     assert store.status(run).state == "stopping"
     assert store.stop(run) == "Ended at once."
