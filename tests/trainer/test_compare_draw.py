@@ -141,7 +141,7 @@ def test_every_cell_is_what_diffusers_draws_with_the_weights_that_its_own_progra
 
 def test_strength_0_is_the_base_to_the_bit_or_a_note_says_that_it_is_not(folder: Path, manifest: Manifest) -> None:
     base = picture(folder, manifest, 0)
-    told = {title for note in manifest.notes for title in note.partition(":")[0].split(", ")}
+    told = {title for note in manifest.notes for title in note.partition(":")[0].split("; ")}
     for number, column in cells(manifest):
         if column.strength == 0:
             is_base = torch.equal(picture(folder, manifest, number), base)

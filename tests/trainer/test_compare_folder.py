@@ -106,7 +106,7 @@ def test_a_checkpoint_is_drawn_from_a_file_exported_there_and_then(
     assert column.headline
     rows = [json.loads(line) for line in runs[1].metrics_file.read_text().splitlines()]
     assert column.seconds_per_step == rows[0]["seconds"]
-    assert any(column.title in note and column.file in note for note in manifest.notes)
+    assert any(column.source in note and column.file in note for note in manifest.notes)
 
 
 def test_titles_are_for_people(manifest: Manifest) -> None:
@@ -170,9 +170,12 @@ def test_a_job_takes_the_same_words(
     store: Store, runs: list[RunDir], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DORA_STUDIO_HOME", str(store.home.path))
-    run_job([runs[0]], {"prompts": ["a"], "strengths": [0, 1], "steps": [1, 2], "size_px": [32, 32]})
-    told = read_manifest(Path(capsys.readouterr().out.splitlines()[-1]))
+    run_job([runs[0]], {"prompts": ["a"], "strengths": [0, 1], "steps": [1, 2], "size_px": [544, 32]})
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    told = read_manifest(folder)
+    assert (folder / "index.html").read_text(encoding="utf-8").count("data:image/jpeg") == 6  # smaller than they are
     assert [column.strength for column in told.columns] == [None, 0, 1]
+    assert told.columns[1].title == "tiny lora <b> LoRA, strength 0"
     assert [(row.label, row.steps) for row in told.rows] == [("a, 1 steps", 1), ("a, 2 steps", 2)]
     assert [cell.distance for cell in told.cells if cell.column == 1] == [0, 0]
     with pytest.raises(RequestError, match="promts"):

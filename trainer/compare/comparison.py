@@ -130,7 +130,7 @@ def _entry(source: Source, strength: float, scene: Scene, folder: Path) -> Colum
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     is_ours = source.file.is_relative_to(folder)
     return ColumnEntry(
-        title=source.title if tuple(scene.strengths) == (1.0,) else f"{source.title} at {strength:g}",
+        title=source.title if tuple(scene.strengths) == (1.0,) else f"{source.title}, strength {strength:g}",
         source=source.said,
         kind=source.kind,
         norm_axis=info.norm_axis,

@@ -40,10 +40,10 @@ def plot_layers(analysis: Sequence[AnalysisEntry], path: Path) -> None:
     above.set_title("Change of magnitude by layer", fontsize=10, loc="left")
     below.set_title("Change of direction by layer", fontsize=10, loc="left")
     axes = {entry.axis for entry in analysis}
-    vectors = {"input": "columns", "output": "rows"}[axes.pop()] if len(axes) == 1 else "vectors"
+    vectors = "vectors" if len(axes) > 1 else {"input": "columns", "output": "rows"}[axes.pop()]
     above.set_ylabel(rf"mean $|\,\Vert w\Vert-\Vert w_0\Vert\,|$ over {vectors}")
     below.set_ylabel(rf"mean $1-\cos(w,w_0)$ over {vectors}")
-    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     _name_blocks(below, names)
     with atomic_write(path) as file:
         FigureCanvasAgg(figure).print_png(file)
@@ -94,7 +94,8 @@ def _panel(
         places = [names.index(name) for name in values]
         shape = _SHAPES[number % len(_SHAPES)]
         filled = "none" if number % 2 else "full"  # of two at one place, both are seen
-        label = " " + entry.title.replace("$", r"\$")  # no formula, and not left out for a leading underscore
+        # No formula, and not left out for a leading underscore.
+        label = f" {entry.title} ({entry.axis} axis)".replace("$", r"\$")
         axes.plot(places, list(values.values()), shape, label=label, markersize=4.5, fillstyle=filled)
     axes.set_yscale("log")
     axes.grid(axis="y", alpha=0.3)

@@ -25,7 +25,7 @@ def _on_strength(columns: Sequence[ColumnEntry]) -> Iterator[str]:
     for consumer, rule in _STRENGTH.items():
         titles = [column.title for column in bent if column.consumer == consumer]
         if titles:
-            yield f"{', '.join(titles)}: {rule}, and it is not the base model. The pictures show what it does."
+            yield f"{'; '.join(titles)}: {rule}, and it is not the base model. The pictures show what it does."
 
 
 def _is_bent(column: ColumnEntry) -> bool:
@@ -33,9 +33,9 @@ def _is_bent(column: ColumnEntry) -> bool:
 
 
 def _on_checkpoints(columns: Sequence[ColumnEntry]) -> Iterator[str]:
-    files = {column.file: column.title for column in columns if column.file and column.file.startswith(f"{FILES}/")}
-    for file, title in files.items():
-        yield f"{title}: drawn from {file}, which was exported from the checkpoint for this comparison."
+    files = {column.file: column.source for column in columns if column.file and column.file.startswith(f"{FILES}/")}
+    for file, source in files.items():
+        yield f"{source}: drawn from {file}, which was exported from the checkpoint for this comparison."
 
 
 def _on_another_base(title: str) -> str:

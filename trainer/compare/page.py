@@ -20,13 +20,14 @@ STYLE = """
   --link: #0b57d0 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e8eb; --soft: #a0a7b1; --line: #363b43; --paper: #15171a; --card: #1e2125; --link: #8ab4f8 } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  padding: 0 1.5rem; max-width: 76rem }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem }
+p, ul, dl, pre, .plot { max-width: 72rem }
 h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2.5rem 0 .6rem }
 a { color: var(--link) } .soft, figcaption { color: var(--soft) }
 .wide { overflow-x: auto } table { border-collapse: collapse }
 .grid td, .grid th { padding: .3rem; vertical-align: top; text-align: left; font-weight: 600 }
-.grid thead th { width: 14rem } .grid tbody th { width: 9rem; max-width: 9rem; overflow-wrap: anywhere }
+.grid thead th { min-width: 14rem; max-width: 14rem } .grid tbody th { min-width: 9rem; max-width: 9rem }
+.grid th { overflow-wrap: anywhere } .grid tbody th { position: sticky; left: 0; background: var(--paper) }
 figure { margin: 0 } figcaption { font-size: .8rem; font-weight: 400 }
 .grid img { display: block; width: 14rem; border-radius: 4px } .pixels { image-rendering: pixelated }
 .figures th, .figures td { border-top: 1px solid var(--line); padding: .4rem 1.2rem .4rem 0; text-align: right;
@@ -42,7 +43,7 @@ code { font: .85em ui-monospace, monospace }
 
 def page(manifest: Manifest, folder: Path) -> str:
     """`folder` has the pictures and the plot."""
-    title = " | ".join(column.title for column in manifest.columns)
+    title = " | ".join(["base", *(entry.title for entry in manifest.analysis)])
     notes = "".join(f"<li>{_text(note)}</li>" for note in manifest.notes)
     base = manifest.base
     return f"""<!doctype html>

@@ -27,6 +27,7 @@ from trainer.store import Store
 
 _AT_STEP = re.compile(r"(?P<run>.+)@(step-)?(?P<step>\d+)")
 KINDS = {"lora": "LoRA", "dora": "DoRA", "difference": "difference"}
+FOR = {"kohya-compensated": "ComfyUI", "peft": "diffusers"}
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,12 @@ def foreign_to(sources: Sequence[Source], base: BaseModel) -> list[Source]:
 
 
 def title_of(source: Source, found: Found) -> str:
-    """Short, for people: the run's name, or the file's, and what kind it is."""
-    kind = KINDS[source.kind]
+    """Short, for people: the run's name, or the file's, what kind it is, and what sets it apart from the usual one."""
+    kind, layout = KINDS[source.kind], source.info.layout
     bare = re.sub(rf"[\s_-]*{kind}$", "", found.name, flags=re.IGNORECASE) or found.name
-    return f"{bare} {kind}" + (f", step {found.checkpoint.step}" if found.checkpoint else "")
+    is_last = found.config is None or source.steps in (None, found.config.train.steps)
+    step = "" if is_last else f", step {source.steps}"
+    return f"{bare} {kind}{step}" + (f", for {FOR[layout]}" if layout in FOR else "")
 
 
 def told_apart(titles: Sequence[str]) -> list[str]:
@@ -164,7 +167,8 @@ def _in_file(said: str, file: Path, store: Store) -> Found:
     run = RunDir(file.parent.parent)
     if file.parent != run.exports_dir or not run.exists():
         return Found(said, file.stem, file)
-    return Found(said, file.stem, file, run, store.config(run))
+    config = store.config(run)
+    return Found(said, config.name, file, run, config)
 
 
 def _exported_checkpoint(found: Found, base: BaseModel, folder: Path) -> Path:
