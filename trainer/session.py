@@ -22,11 +22,11 @@ from trainer.config import RunConfig
 from trainer.config_io import parse_config, read_toml
 from trainer.device_lock import DeviceBusyError, Holder, hold_device, named, told
 from trainer.disk import require_free
-from trainer.events import EventLog, Exported, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
-from trainer.export import UnprovenError, export_adapter
-from trainer.export_targets import finishing_targets
+from trainer.events import EventLog, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
+from trainer.export import export_adapter
 from trainer.failures import classify
 from trainer.faults import crash_point
+from trainer.finishing import export_all
 from trainer.home import Home
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
@@ -113,10 +113,7 @@ def _train_and_export(
 
 
 def export_run(run: RunDir, config: RunConfig, components: Components, training: Training, report: _Report) -> None:
-    """The adapter in every file that its kind is finished in, each proven; a warning where one is not.
-
-    Raises UnprovenError where none is, StopAskedError between two files.
-    """
+    """Raises UnprovenError, and StopAskedError between two files."""
     base, state = open_base(components.path), training.state()
     crash_point("export.begun")
     about = About(
@@ -127,25 +124,10 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         trigger_phrase=config.data.instance_prompt or None,
         provenance={"steps": str(training.steps), "seed": str(training.seed)},
     )
-    events = EventLog(run.events_file)
-    targets = finishing_targets(state.norm_axis)
-    name = slug(config.name).removesuffix(f"-{config.adapter.kind}")  # which the names of twins end with
-    unproven: list[UnprovenError] = []
-    for done, target in enumerate(targets):
-        report("exporting", done, len(targets))
-        path = run.exports_dir / f"{name}-{config.adapter.kind}{target.ending}"
-        try:
-            exported = export_adapter(state, base.weights, base.modules, target, path, about)
-        except UnprovenError as error:
-            unproven.append(error)
-            events.append(Warned(text=str(error)))
-            print(error, flush=True)
-        else:
-            file = exported.path.relative_to(run.path).as_posix()
-            events.append(Exported(file=file, headline=exported.report.headline))
-            print(f"{file}: {exported.report.headline}", flush=True)
-    if len(unproven) == len(targets):
-        raise unproven[0]
+    kind = config.adapter.kind
+    stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
+    export = partial(export_adapter, state, base.weights, base.modules, about=about)
+    export_all(run, state.norm_axis, stem, export, report)
     crash_point("export.done")
 
 
