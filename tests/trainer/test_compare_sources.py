@@ -20,7 +20,7 @@ from trainer.compare.finished import NothingExportedError
 from trainer.compare.request import MAX_CELLS, Request, RequestError, parse_request
 from trainer.compare.sources import told_apart
 from trainer.config_io import parse_config
-from trainer.events import EventLog, Exported, Finished, Started
+from trainer.events import EventLog, Exported, Finished, Phase, Started
 from trainer.failures import ExplainedError, classify
 from trainer.home import Home
 from trainer.run_dir import RunDir
@@ -59,12 +59,12 @@ def finished_run(store: Store, base: BaseModel, name: str = "x", **model: object
     run = run_of(store, base, name, **model)
     adapter(run.exports_dir / "x.safetensors", base)
     events = EventLog(run.events_file)
-    for event in (
-        Started(steps=1, pid=1, create_time=1),
-        Exported(file="exports/x.safetensors", headline=""),
-        Finished(step=1),
-    ):
-        events.append(event)
+    events.append(Exported(file="exports/of-a-checkpoint.safetensors", headline=""))  # by a job, while it was stopped
+    events.append(Phase(name="exporting", done=0, total=2))
+    events.append(Exported(file="exports/x.safetensors", headline=""))
+    events.append(Phase(name="exporting", done=1, total=2))
+    events.append(Exported(file="exports/x-compensated.safetensors", headline=""))
+    events.append(Finished(step=1))
     return run
 
 
@@ -91,6 +91,7 @@ def test_names_of_nothing(store: Store, base: BaseModel) -> None:
 def test_a_run_that_trains_on_counts_as_it_last_finished(store: Store, base: BaseModel) -> None:
     run = finished_run(store, base)
     EventLog(run.events_file).append(Started(steps=2, pid=1, create_time=2))
+    EventLog(run.events_file).append(Phase(name="exporting"))
     EventLog(run.events_file).append(Exported(file="exports/later.safetensors", headline=""))
     (run.exports_dir / "x.safetensors").unlink()
     told = refused(store, run.id)

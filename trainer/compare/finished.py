@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from trainer.events import Exported, Finished, Phase, Started, last_values, read_events, read_metrics
+from trainer.events import Exported, Finished, Phase, last_values, read_events, read_metrics
 from trainer.failures import ExplainedError
 from trainer.run_dir import RunDir
 
@@ -21,8 +21,8 @@ def exported(run: RunDir) -> Exported:
     begun = found = None
     for event in read_events(run.events_file)[0]:
         match event:
-            case Started() | Phase(name="exporting", done=0):
-                begun = None
+            case Phase(name="exporting", done=0):
+                begun = None  # what a job exported before is another file
             case Exported():
                 begun = begun or event
             case Finished():
