@@ -24,8 +24,11 @@ from trainer.export import TARGETS, export_adapter
 from trainer.home import Home
 from trainer.store import Store
 
-BLOCK = "down_blocks.1.attentions.0.transformer_blocks.0"
-ADAPTED = [f"{BLOCK}.attn2.to_q", f"{BLOCK}.attn2.to_v", f"{BLOCK}.ff.net.2", "mid_block.resnets.0.conv1"]
+BLOCK = "unet.down_blocks.1.attentions.0.transformer_blocks.0"
+ADAPTED = [
+    *(f"{BLOCK}.attn2.to_q", f"{BLOCK}.attn2.to_v", f"{BLOCK}.ff.net.2", "unet.mid_block.resnets.0.conv1"),
+    "text_encoder.text_model.encoder.layers.1.self_attn.q_proj",
+]
 # File by target and axis, with the formula that its own program merges it by: of W, D, m and the strength s.
 Formula = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -78,7 +81,7 @@ def exported(name: str, base: BaseModel, place: Path) -> Path:
 
 def large_adapter(base: BaseModel, axis: NormAxis | None) -> AdapterState:
     """Large enough that each formula draws something else."""
-    return random_adapter({f"unet.{name}": base.weights[f"unet.{name}"] for name in ADAPTED}, axis, size=0.8, drift=0.4)
+    return random_adapter({name: base.weights[name] for name in ADAPTED}, axis, size=0.8, drift=0.4)
 
 
 def cells(manifest: Manifest) -> Iterator[tuple[int, ColumnEntry]]:
@@ -90,10 +93,16 @@ def picture(folder: Path, manifest: Manifest, column: int) -> Tensor:
         return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).double()
 
 
+@torch.no_grad()
 def by_diffusers(base: Path, weights: Mapping[str, Tensor]) -> Tensor:
     pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.unet.load_state_dict({f"{name}.weight": weight.float() for name, weight in weights.items()}, strict=False)
+    modules = {f"unet.{path}": module for path, module in pipeline.unet.named_modules()} | {
+        f"text_encoder.text_model.{path.removeprefix('text_model.')}": module  # which transformers' versions differ in
+        for path, module in pipeline.text_encoder.named_modules()
+    }
+    for name, weight in weights.items():
+        modules[name].weight.copy_(weight)
     drawn = pipeline(
         "a thing",
         negative_prompt="blue",
@@ -109,14 +118,15 @@ def by_diffusers(base: Path, weights: Mapping[str, Tensor]) -> Tensor:
 def in_file(path: Path, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """down, up times its scale, and m (1 where there is none), by the file's own keys."""
     tensors = {key: value.double() for key, value in load_file(path).items()}
-    kohya = f"lora_unet_{name.replace('.', '_')}"
+    part, _, path = name.partition(".")
+    kohya = f"{'lora_unet' if part == 'unet' else 'lora_te'}_{path.replace('.', '_')}"
     if f"{kohya}.alpha" in tensors:
         down, up = tensors[f"{kohya}.lora_down.weight"], tensors[f"{kohya}.lora_up.weight"]
         magnitude = tensors.get(f"{kohya}.dora_scale", torch.ones(()))
         return down, up * tensors[f"{kohya}.alpha"] / down.shape[0], magnitude
-    magnitude = tensors[f"unet.{name}.lora_magnitude_vector.weight"]
-    up = tensors[f"unet.{name}.lora_B.weight"]
-    return tensors[f"unet.{name}.lora_A.weight"], up, magnitude.reshape(-1, *[1] * (up.dim() - 1))
+    magnitude = tensors[f"{name}.lora_magnitude_vector.weight"]
+    up = tensors[f"{name}.lora_B.weight"]
+    return tensors[f"{name}.lora_A.weight"], up, magnitude.reshape(-1, *[1] * (up.dim() - 1))
 
 
 def test_every_cell_is_what_diffusers_draws_with_the_weights_that_its_own_program_merges(
@@ -130,7 +140,7 @@ def test_every_cell_is_what_diffusers_draws_with_the_weights_that_its_own_progra
         merged = {}
         for layer in ADAPTED:
             down, up, magnitude = in_file(Path(column.file or ""), layer)
-            weight = base.weights[f"unet.{layer}"].double()
+            weight = base.weights[layer].double()
             delta = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
             merged[layer] = FILES[name][1](weight, delta, magnitude, strength)
         ours = picture(folder, manifest, number)
@@ -185,7 +195,7 @@ def test_changes_by_layer_are_those_of_the_dense_weights(manifest: Manifest, tin
         kept = 1 if (axis or "input") == "input" else 0
         path = next(column.file for column in manifest.columns if column.source == entry.source)
         for layer in entry.layers:
-            down, up, magnitude = in_file(Path(path or ""), layer.name.removeprefix("unet."))
+            down, up, magnitude = in_file(Path(path or ""), layer.name)
             weight = base.weights[layer.name].double()
             delta = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
             changed = merged(weight, delta, magnitude, 1.0)

@@ -35,7 +35,7 @@ from trainer.compare.sources import (
 )
 from trainer.components import load_components
 from trainer.compute import Compute, choose_compute
-from trainer.config import ModelConfig, Precision
+from trainer.config_sections import ModelConfig, Precision
 from trainer.disk import require_free
 from trainer.from_file import Column, consumer_of
 from trainer.grids import labelled_grid, save_grid

@@ -48,6 +48,7 @@ def page(manifest: Manifest, folder: Path) -> str:
     base = manifest.base
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{_text(title)}</title><style>{STYLE}</style></head><body>
 <h1>{_text(title)}</h1>
 <p class="soft">Base model {_text(base.name)} ({_text(base.family)}), drawn on {_text(base.device)} in

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from trainer.config import PicturePixels
+from trainer.config_sections import PicturePixels
 from trainer.failures import ExplainedError
 
 MAX_CELLS = 400  # pictures of one comparison: at half a minute each on a card, a night

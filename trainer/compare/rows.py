@@ -10,7 +10,8 @@ from trainer.base_files import look_up
 from trainer.base_weights import BaseModel
 from trainer.build import NoPicturesError, load_examples
 from trainer.compare.request import MAX_CELLS, Request, RequestError
-from trainer.config import RunConfig, SampleConfig
+from trainer.config import RunConfig
+from trainer.config_sections import SampleConfig
 from trainer.sampling import Shot
 
 Sizes = tuple[int, int]

@@ -18,7 +18,8 @@ from trainer.checkpoints import Checkpoint, CheckpointStore
 from trainer.compare.finished import exported
 from trainer.compare.manifest import FILES
 from trainer.compare.request import Request, RequestError
-from trainer.config import ModelConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import ModelConfig
 from trainer.export import export_adapter
 from trainer.export_targets import finishing_targets
 from trainer.from_file import consumer_of
