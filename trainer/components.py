@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dora_core.families import Family
 from trainer.base_files import locate, look_up
-from trainer.config import ModelConfig
+from trainer.config_sections import ModelConfig
 from trainer.diffusion import NoiseSchedule, noise_schedule
 from trainer.failures import ExplainedError, Failure, classify
 

@@ -14,8 +14,9 @@ import psutil
 
 from dora_core.errors import FileFormatError
 from trainer.base_files import BaseFacts, look_up
-from trainer.config import Precision, RunConfig
+from trainer.config import RunConfig
 from trainer.config_errors import Problem
+from trainer.config_sections import Precision
 from trainer.data.report import DatasetReport, dataset_notices, report_dataset
 from trainer.data.scan import picture_files
 from trainer.devices import read_driver

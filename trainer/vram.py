@@ -20,7 +20,8 @@ from dora_core.header import Shape
 from dora_core.spec import AdapterSpec
 from trainer.adapter_specs import adapter_specs
 from trainer.base_files import BaseFacts
-from trainer.config import Precision, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import Precision
 
 ACTIVATION_TABLE = Path(__file__).with_name("activation_bytes.json")
 FLOAT32 = 4

@@ -10,7 +10,8 @@ import torch
 
 from trainer.build import bucket_groups, build_validation, identity, load_examples, sample_shots
 from trainer.checkpoints import check_identity
-from trainer.config import Precision, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import Precision
 from trainer.data.dataset import BatchOrder, Dataset
 from trainer.failures import ExplainedError, ResumeRefusedError
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from trainer.compare import exported
 from trainer.components import Components, load_components
-from trainer.config import ModelConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import ModelConfig
 from trainer.demo import run_demo
 from trainer.from_file import Column, draw_column
 from trainer.home import Home

@@ -38,7 +38,7 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
 from trainer.components import load_components
-from trainer.config import ModelConfig
+from trainer.config_sections import ModelConfig
 from trainer.failures import classify
 told = {}
 for name in (*ANSWERS, "hangs-up", "gone"):

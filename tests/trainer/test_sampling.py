@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trainer.components import load_components
-from trainer.config import ModelConfig
+from trainer.config_sections import ModelConfig
 from trainer.sampling import Shot, draw_picture, start_noise
 
 SHOT = Shot("a thing", "", 7, steps=2, guidance=2.0, width=32, height=24)
