@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 LINE_EVERY_SECONDS = 30
 
@@ -29,6 +30,10 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(Text(text), soft_wrap=True)
 
     def advance(self, step: int, loss: float, seconds_per_step: float) -> None:
         text = progress_text(step, self.steps, loss, seconds_per_step)

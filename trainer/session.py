@@ -80,7 +80,8 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
     except StopAskedError:
         ending = "stopped"
     if ending == "finished":
-        events.append(Finished(step=config.train.steps))
+        # A run whose steps were lowered below what it had done is where it was.
+        events.append(Finished(step=max(config.train.steps, newest.step if newest else 0)))
     else:
         newest = store.newest()
         events.append(Stopped(step=newest.step if newest else 0))

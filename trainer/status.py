@@ -161,8 +161,7 @@ def _after(status: RunStatus, event: Event) -> RunStatus:
         case Stopping():
             return replace(status, state="stopping", step=event.step, message="Saving, then stopping")
         case Stopped():
-            saved = f"Stopped and saved at step {event.step}" if event.step else "Stopped before the first step"
-            return replace(status, state="stopped", step=event.step, message=saved)
+            return replace(status, state="stopped", step=event.step, message=_stopped_at(event.step, status.steps))
         case Paused():
             return replace(status, state="paused", step=event.step, message=f"Paused at step {event.step}")
         case Resumed():
@@ -174,6 +173,12 @@ def _after(status: RunStatus, event: Event) -> RunStatus:
             return replace(status, state="finished", step=event.step, message="Finished")
         case _:
             assert_never(event)
+
+
+def _stopped_at(step: int, steps: int) -> str:
+    if not step:
+        return "Stopped before the first step was saved"
+    return f"Stopped and saved at step {step}" + (": resumed, it writes its files" if step == steps else "")
 
 
 def _with_numbers(status: RunStatus, metrics: Sequence[StepMetrics]) -> RunStatus:

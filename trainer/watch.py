@@ -61,6 +61,10 @@ class Watch:
     def event(self, event: Event) -> None:
         EventLog(self.run.events_file).append(event)
 
+    def warn(self, text: str) -> None:
+        self.event(Warned(text=text))
+        self.bar.say(text)
+
     def phase(self, name: PhaseName, done: int = 0, total: int = 0) -> None:
         self.event(Phase(name=name, done=done, total=total))
 
@@ -92,6 +96,7 @@ class Watch:
 
     def report_skipped(self, step: int, reason: str, pictures: Sequence[str]) -> None:
         self.event(SkippedStep(step=step, reason=reason, pictures=tuple(pictures)))
+        self.bar.say(f"step {step} is skipped: {reason}, at {', '.join(pictures)}")
 
     def save_if_due(self, training: Training) -> None:
         """Before samples are drawn, always: drawing is what runs out of memory."""
@@ -105,7 +110,7 @@ class Watch:
         """A checkpoint, unless the adapter is broken: then the one before is the last good one, and stays."""
         step = training.progress.step
         if not is_finite(training.adapters):
-            self.event(Warned(text=f"No checkpoint at step {step}: the adapter holds values that are no numbers."))
+            self.warn(f"No checkpoint at step {step}: the adapter holds values that are no numbers.")
             return
         self.phase("saving")
         folder = self.store.save(training)
@@ -134,7 +139,7 @@ class Watch:
         except StopAskedError:
             raise
         except Exception as error:  # noqa: BLE001 - drawing runs foreign code on a full card; training goes on
-            self.event(Warned(text=f"No samples of step {step}: {classify(error).sentence}"))
+            self.warn(f"No samples of step {step}: {classify(error).sentence}")
         else:
             self.event(Sampled(step=step, folder=self._relative(folder)))
         self.phase("training")

@@ -53,9 +53,8 @@ def test_a_stop_in_any_phase_ends_the_run_there_and_it_can_be_resumed(
     assert run_training(run) == "stopped"
     status = read_status(run)
     assert (status.state, status.step, status.fix) == ("stopped", saved_step, "")
-    assert status.message == (
-        f"Stopped and saved at step {saved_step}" if saved_step else "Stopped before the first step"
-    )
+    message = "Stopped before the first step was saved", *(f"Stopped and saved at step {step}" for step in (1, 2))
+    assert status.message == message[saved_step] + (": resumed, it writes its files" if saved_step == 2 else "")
     events = read_events(run.events_file)[0]
     assert not any(event.kind in ("failed", "warned") for event in events)
     assert [event.name for event in events if isinstance(event, Phase)][-1] == last
