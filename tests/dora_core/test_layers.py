@@ -264,6 +264,20 @@ def test_a_magnitude_of_zero_has_the_gradient_of_the_dense_form(
         assert error(ours, expected) < 1e-12
 
 
+def test_a_channel_is_computed_twice_only_as_long_as_its_gain_is_too_small_to_divide_by() -> None:
+    model, _, layer = one_layer(nn.Linear(24, 40), AdapterSpec(norm_axis="output", rank=3))
+    assert isinstance(layer, DoraLayer)
+    before = layer.magnitude.detach().clone()
+    with torch.no_grad():
+        layer.magnitude.view(-1)[[2, 5]] = 0
+        model(torch.randn(6, 24))
+        assert layer.weak is not None
+        assert layer.weak.tolist() == [2, 5]
+        layer.magnitude.copy_(before)
+        model(torch.randn(6, 24))
+    assert layer.weak is None
+
+
 @every_axis
 @every_gradient
 def test_a_channel_of_zeros_stays_zero_with_gradients_of_zero(axis: NormAxis, gradient: NormGradient) -> None:
@@ -302,6 +316,20 @@ def test_norms_that_cancel_are_taken_from_the_dense_channels(kind: str, axis: No
     assert error(layer.norm[[3, 8]], exact[[3, 8]]) < 1e-4
     assert error(factored[[3, 8]], exact[[3, 8]]) > 1e-2
     assert error(layer.norm, exact) < 1e-6
+
+
+@every_axis
+def test_layers_of_one_shape_and_different_scales_have_norms_of_their_own(axis: NormAxis) -> None:
+    model = nn.ModuleDict({"one": nn.Linear(24, 40), "other": nn.Linear(24, 40)})
+    adapter = inject(model, AdapterSpec(norm_axis=axis, rank=3))
+    adapter.layers["other"].scale = 2.5
+    for layer in adapter.layers.values():
+        move(layer)
+    adapter.refresh_norms()
+    for layer in adapter.layers.values():
+        assert isinstance(layer, DoraLayer)
+        delta = algebra.low_rank_delta(layer.down.double(), layer.up.double(), layer.scale)
+        assert error(layer.norm, algebra.squared_norm(layer.base.weight.double() + delta, axis).sqrt()) < 1e-6
 
 
 class ProductPrecisions(TorchDispatchMode):
