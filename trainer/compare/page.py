@@ -26,10 +26,11 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2.5rem 0 .6r
 a { color: var(--link) } .soft, figcaption { color: var(--soft) }
 .wide { overflow-x: auto } table { border-collapse: collapse }
 .grid td, .grid th { padding: .3rem; vertical-align: top; text-align: left; font-weight: 600 }
-.grid thead th { min-width: 14rem; max-width: 14rem } .grid tbody th { min-width: 9rem; max-width: 9rem }
+.grid { --cell: clamp(6.5rem, 24vw, 14rem) }
+.grid thead th { min-width: var(--cell); max-width: var(--cell) } .grid tbody th { min-width: 6.5rem; max-width: 9rem }
 .grid th { overflow-wrap: anywhere } .grid tbody th { position: sticky; left: 0; background: var(--paper) }
 figure { margin: 0 } figcaption { font-size: .8rem; font-weight: 400 }
-.grid img { display: block; width: 14rem; border-radius: 4px } .pixels { image-rendering: pixelated }
+.grid img { display: block; width: var(--cell); border-radius: 4px } .pixels { image-rendering: pixelated }
 .figures th, .figures td { border-top: 1px solid var(--line); padding: .4rem 1.2rem .4rem 0; text-align: right;
   white-space: nowrap; font-variant-numeric: tabular-nums }
 .figures :is(th, td):is(:nth-child(1), :nth-child(2)) { text-align: left }
