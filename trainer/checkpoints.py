@@ -63,7 +63,7 @@ class CheckpointStore:
             require_free(self.folder, size_bytes(training), "the checkpoint")
             self._write(training, final)
         crash_point("checkpoint.promoted")
-        self._prune()
+        self.prune(final)
         crash_point("checkpoint.pruned")
         return final
 
@@ -103,8 +103,9 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    def _prune(self) -> None:
-        for old in self._folders()[: -self.keep_last]:
+    def prune(self, newest: Path) -> None:
+        """Delete all but the last few up to `newest`, which is whole. One that is damaged never costs one that is."""
+        for old in [folder for folder in self._folders() if folder <= newest][: -self.keep_last]:
             away = old.with_name(f"{UNFINISHED}{old.name}-{secrets.token_hex(4)}")
             shutil.rmtree(old.rename(away))
 

@@ -70,6 +70,8 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
     events, store = EventLog(run.events_file), CheckpointStore(run.checkpoints_dir, config.save.keep_last)
     store.clean()
     newest = store.newest()
+    if newest is not None:  # a process that was killed may not have come to it
+        store.prune(newest.folder)
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
     try:
