@@ -25,11 +25,12 @@ SAMPLE_PX = 256
 SUBJECT = "penguin"
 LEAST_OVERLAP = 0.8  # of outlines: where the two drawings differ in their style more than in what they draw
 
-HELD_OUT_NOTE = """Things that `icons3d` does not contain, in the style that the model knows and in the style of the set.
+HELD_OUT_NOTE = """\
+Things that `icons3d` does not contain, in the style that the model knows and in the style of the set.
 
 The two styles often draw a thing in another pose or from another side, which no style can teach. So a seed draws these
-from the things whose two outlines overlap by at least {share:.0%}: of the area that either covers, both cover that much.
-Their names have at most two words. The rule was made before any model drew them."""
+from the things whose two outlines overlap by at least {share:.0%}: of the area that either covers, both cover that
+much. Their names have at most two words. The rule was made before any model drew them."""
 
 SAMPLES_NOTE = """# {title}
 
