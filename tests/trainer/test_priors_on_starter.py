@@ -31,6 +31,7 @@ SETTINGS = (
     "train.validation_every_steps=0",
     "sample.every_steps=0",
     "sample.steps=10",
+    "sample.guidance=2",
     "save.every_steps=0",
 )
 PRIOR = ("data.prior.class_prompt=a penguin", "data.prior.count=12")
