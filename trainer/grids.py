@@ -14,7 +14,7 @@ from dora_core.atomic import atomic_write
 MARGIN_PX = 6
 LABEL_PX = 150  # width of the rows' names
 LINE_PX = 15
-HEAD_LINES = 4
+HEAD_LINES = 5
 PAPER, INK = "white", "black"
 PALETTE_ERROR = 4  # `rms_difference` to the picture; looked at in its own size, nothing is missing then
 PALETTE_PIXELS = 2_000_000  # finding the colours takes about 2 seconds for a million
