@@ -83,7 +83,7 @@ class Gate:
                 f"This server does not answer to {host!r}. Start it with --allow-host {_host_name(host)} if it should.",
                 421,
             )
-        if not _is_same_origin(headers, host):
+        if not _is_same_origin(headers, host, scope.get("method", "")):
             return PlainTextResponse("Another site may not use this page.", 403)
         if any(part in scope["path"] for part in FETCHING):
             return PlainTextResponse("Not found.", 404)
@@ -118,17 +118,18 @@ def _with_headers(send: Send) -> Send:
     return sending
 
 
-def _is_same_origin(headers: Headers, host: str) -> bool:
+def _is_same_origin(headers: Headers, host: str, method: str) -> bool:
     """Browsers say where a request comes from; programs need not, and do not act for somebody else's page."""
     origin = headers.get("origin")
     if origin is not None:
         return urlsplit(origin).netloc == host
-    return headers.get("sec-fetch-site", "none") in ("none", "same-origin") or _is_visit(headers)
-
-
-def _is_visit(headers: Headers) -> bool:
-    """Whether a person follows a link to us: that shows the page and changes nothing."""
-    return headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        return True
+    # A person follows a link to us: that shows the page and changes nothing.
+    return method == "GET" and (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == (
+        "navigate",
+        "document",
+    )
 
 
 def _cookie(headers: Headers) -> str:

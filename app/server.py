@@ -77,7 +77,7 @@ def build_server(studio: Studio, where: Listening) -> FastAPI:
         css=stylesheet(),
         head='<meta name="viewport" content="width=device-width, initial-scale=1">',
         favicon_path=str(STATIC / "favicon.png"),
-        app_kwargs={"docs_url": None, "redoc_url": None},
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )
 
 
