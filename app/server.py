@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from app.gate import LOOPBACK, Access, Gate
 from app.media import media_routes
+from app.sets_routes import sets_routes
 from app.studio import Studio
 
 MAX_FILE = "50mb"
@@ -57,6 +58,7 @@ def build_server(studio: Studio, where: Listening) -> FastAPI:
     server = FastAPI(title="DoRA Studio", openapi_url=None, docs_url=None, redoc_url=None)
     server.add_middleware(Gate, access=where.access)
     server.include_router(media_routes(studio))
+    server.include_router(sets_routes(studio))
     page = build_page(studio)
     page.queue(default_concurrency_limit=8, max_size=64)
     return gr.mount_gradio_app(

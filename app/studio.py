@@ -33,3 +33,8 @@ class Studio:
     def uploads(self) -> Path:
         """Where Gradio keeps what was uploaded until it has been taken over; emptied by itself."""
         return self.home.path / "cache" / "uploads"
+
+    @property
+    def incoming(self) -> Path:
+        """Where pictures wait while they are looked at."""
+        return self.home.path / "cache" / "incoming"

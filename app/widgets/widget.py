@@ -36,11 +36,17 @@ def widget(
     value: object = None,
     *,
     label: str,
+    shared: str | None = None,
     server_functions: list[Callable[..., object]] | None = None,
     **settings: object,
 ) -> gr.HTML:
-    """The widget of that name with a value; `label` is what a screen reader calls it, `settings` are gr.HTML's."""
-    shell, style, script = ((FOLDER / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    """The widget of that name with a value; `label` is what a screen reader calls it, `settings` are gr.HTML's.
+
+    `shared`: the name of a script and a style that several widgets begin with.
+    """
+    shell, style, script = (_text(name, kind) for kind in ("html", "css", "js"))
+    if shared:
+        style, script = _text(shared, "css") + style, _text(shared, "js") + script
     return gr.HTML(
         to_json(value),
         html_template=f'<section class="{name}" aria-label="{label}">{shell}</section>',
@@ -50,6 +56,10 @@ def widget(
         elem_id=name,
         **settings,  # type: ignore[arg-type] - passed on
     )
+
+
+def _text(name: str, kind: str) -> str:
+    return (FOLDER / f"{name}.{kind}").read_text(encoding="utf-8")
 
 
 def to_json(value: object) -> str:

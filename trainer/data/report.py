@@ -55,7 +55,7 @@ def report_dataset(data: DataConfig) -> DatasetReport:
 def dataset_notices(report: DatasetReport, batch_size: int, tokens: int) -> list[str]:
     """What a person would want to know before training starts; nothing here stops it."""
     return [
-        *_about_count(report.count),
+        *about_count(report.count),
         *(f"{left.path.name} is left out: {left.reason}" for left in report.images.left_out),
         *(
             f"pictures in the folder {name!r} are not used: only {report.images.folder.name!r} itself is read"
@@ -67,7 +67,7 @@ def dataset_notices(report: DatasetReport, batch_size: int, tokens: int) -> list
     ]
 
 
-def _about_count(count: int) -> list[str]:
+def about_count(count: int) -> list[str]:
     if 0 < count < FEW:
         return [f"{count} pictures are few: 10 to 50 are usual"]
     if count > MANY:
