@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from app.image_sets import StoredSet
-from trainer.data.captions import clean
+from trainer.data.captions import clean, read_caption
 
 
 class Edit(BaseModel):
@@ -34,8 +34,8 @@ def _gap(after: str) -> str:
 
 def own_captions(stored: StoredSet) -> dict[str, str]:
     """By picture, of those that have one of their own."""
-    captions = {path.name: stored.caption(path) for path in stored.pictures()}
-    return {name: caption.text for name, caption in captions.items() if caption.file is not None}
+    captions = {path.name: read_caption(path, "").text for path in stored.pictures()}
+    return {name: text for name, text in captions.items() if text}
 
 
 def changed(captions: Mapping[str, str], edit: Edit) -> dict[str, str]:

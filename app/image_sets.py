@@ -12,13 +12,12 @@ import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from app.set_file import PictureNote, SetFile
 from dora_core.atomic import atomic_write
 from trainer import locks
-from trainer.data.captions import SUFFIXES, Caption, clean, decode, read_caption
+from trainer.data.captions import SUFFIXES, clean, decode, read_caption
 from trainer.data.scan import picture_files
 from trainer.failures import ExplainedError
 from trainer.run_dir import slug
@@ -144,9 +143,9 @@ class StoredSet:
     def id(self) -> str:
         return self.folder.name
 
-    @cached_property
+    @property
     def file(self) -> SetFile:
-        """set.json as it was when it was first asked for."""
+        """set.json as it is now."""
         return SetFile.read(self.folder)
 
     @property
@@ -159,19 +158,12 @@ class StoredSet:
         known = [there.pop(name) for name in self.file.pictures if name in there]
         return known + list(there.values())
 
-    def note(self, picture: Path) -> PictureNote:
-        return self.file.pictures.get(picture.name) or PictureNote(name=picture.name)
-
     def picture(self, name: str) -> Path:
         """Raises NoSuchSetError."""
         found = next((path for path in picture_files(self.folder) if path.name == name), None)
         if found is None:
             raise NoSuchSetError("This picture is not in the set (any more).", "")
         return found
-
-    def caption(self, picture: Path) -> Caption:
-        """The text file's, else the set's prompt, as training reads it."""
-        return read_caption(picture, self.file.prompt)
 
     def own_caption(self, name: str) -> str:
         """Of the text file; "" without one. Raises NoSuchSetError."""
@@ -200,9 +192,9 @@ class StoredSet:
 
         None where it belongs to no picture.
         """
-        stem = _stem(name)
-        fitting = [path for path in self.pictures() if _stem(self.note(path).name) == stem]
-        waiting = [path for path in fitting if self.caption(path).file is None]
+        file = self.file
+        fitting = [path for path in self.pictures() if _stem(file.note(path.name).name) == _stem(name)]
+        waiting = [path for path in fitting if read_caption(path, "").file is None]
         if not fitting:
             return None
         picture = (waiting or fitting)[-1]

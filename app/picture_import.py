@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from app.set_file import PictureNote
-from trainer.data.scan import REFUSED, SUFFIXES, ImageSet, Picture, open_upright, scan
+from trainer.data.scan import REFUSED, SUFFIXES, Picture, open_upright, scan
 from trainer.failures import ExplainedError
 
 LONGEST_SIDE_PX = 2048
@@ -38,7 +39,7 @@ def take_in(path: Path, name: str) -> Encoded:
 
     Raises BadPictureError.
     """
-    looked_at = _look_at(path, name)
+    looked_at = _look_at(path)
     image = open_upright(path)
     pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
     told = _told(looked_at)
@@ -64,8 +65,8 @@ def shown_name(name: str) -> str:
     return last if len(last) <= LONGEST_NAME else f"{last[: LONGEST_NAME - 10]}...{last[-7:]}"
 
 
-def _look_at(path: Path, name: str) -> Picture:
-    found: ImageSet = scan(path.parent, workers=1)
+def _look_at(path: Path) -> Picture:
+    found = scan(path.parent, longest_ratio=math.inf, workers=1)
     if not found.pictures:
         raise BadPictureError(f"{found.left_out[0].reason}.", "")
     return found.pictures[0]

@@ -38,6 +38,9 @@ class SetFile(BaseModel):
         except (FileNotFoundError, ValidationError):
             return SetFile(name=folder.name)
 
+    def note(self, picture: str) -> PictureNote:
+        return self.pictures.get(picture) or PictureNote(name=picture)
+
     def write(self, folder: Path) -> None:
         with atomic_write(folder / NAME) as out:
             out.write(self.model_dump_json(indent=1).encode())

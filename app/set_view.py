@@ -13,16 +13,17 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from app.draft_set import chosen_set, draft_training
-from app.image_sets import LONGEST_CAPTION, MOST_PICTURES, ImageSets, StoredSet
+from app.image_sets import LONGEST_CAPTION, MOST_PICTURES, ImageSets
 from app.intake import MOST_BYTES
 from app.live import Shown
 from app.media import PICTURES, media_url
 from app.picture_import import LONGEST_SIDE_PX
+from app.set_file import SetFile
 from app.studio import Studio
 from app.tokens import TokenCount, count_tokens
 from trainer.config import DataConfig
 from trainer.data.buckets import Bucket, Placement, make_buckets, place
-from trainer.data.captions import Caption
+from trainer.data.captions import Caption, read_caption
 from trainer.data.report import CUT_WORTH_TELLING, about_count
 from trainer.data.scan import DAMAGE, FORMATS
 
@@ -80,7 +81,8 @@ def _cards(studio: Studio, set_id: str, signature: Signature, training: Training
     changed = {name: (modified, size) for name, modified, size in signature}
     buckets = make_buckets(training.data.resolution_px, training.data.bucket_step_px, training.data.bucket_ratio)
     paths = [path for path in stored.pictures() if path.name in changed]
-    pictures = [_card(studio, stored, path, _size(path, *changed[path.name]), training, buckets) for path in paths]
+    file = stored.file
+    pictures = [_card(studio, file, path, _size(path, *changed[path.name]), training, buckets) for path in paths]
     return {
         "set": set_id,
         "pictures": pictures,
@@ -93,14 +95,14 @@ def _cards(studio: Studio, set_id: str, signature: Signature, training: Training
 
 def _card(
     studio: Studio,
-    stored: StoredSet,
+    file: SetFile,
     path: Path,
     size: tuple[int, int] | None,
     training: Training,
     buckets: tuple[Bucket, ...],
 ) -> dict[str, Any]:
-    caption = stored.caption(path)
-    note = stored.note(path)
+    caption = read_caption(path, file.prompt)
+    note = file.note(path.name)
     tokens = count_tokens(caption.text, training.base)
     placement = place(*size, buckets) if size else None
     return {
@@ -111,7 +113,7 @@ def _card(
         "size": f"{size[0]}x{size[1]}" if size else "",
         "caption": caption.text if caption.file else "",
         "is_own": caption.file is not None,
-        "prompt": stored.file.prompt,
+        "prompt": file.prompt,
         "warnings": [*_about_shape(size, placement, training.data), *_about_caption(caption, tokens)],
         "told": note.told,
         "tokens": tokens.text,
