@@ -1,12 +1,19 @@
-"""Which image set is being prepared: part of the draft, so every tab and the next start of the server know it."""
+"""What the draft says that concerns pictures: the set that is being prepared, and how it would be trained."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 from app.draft import DraftFile
 from app.image_sets import ImageSets, NoSuchSetError, StoredSet
 from app.studio import Studio
 from trainer.config import DataConfig
+from trainer.config_errors import ConfigError
 from trainer.config_io import load_config
+
+FIRST_PRESET = "starter-dora"  # until one is chosen: the model that everybody has
+ABOUT_PICTURES = ("data.resolution_px", "data.bucket_step_px", "data.bucket_ratio", "data.smallest_side_px",
+                  "data.longest_ratio", "model.base")  # fmt: skip
 
 
 def chosen_set(studio: Studio) -> StoredSet | None:
@@ -23,6 +30,19 @@ def choose_set(studio: Studio, set_id: str) -> None:
 
 
 def draft_training(studio: Studio) -> tuple[DataConfig, str]:
-    """The data settings and the base model that the draft has."""
-    config = load_config("starter-dora", [f"data.folder={studio.sets}"])
+    """The data settings and the base model; those of the preset where what is typed makes no sense yet."""
+    draft = DraftFile(studio.home).read()
+    typed = tuple(f"{key}={text}" for key, text in draft.values.items() if key in ABOUT_PICTURES)
+    preset = draft.preset or FIRST_PRESET
+    for source, overrides in ((preset, typed), (preset, ()), (FIRST_PRESET, ())):
+        try:
+            return _settings(source, overrides)
+        except ConfigError:
+            continue
+    raise AssertionError("the first preset ships with the program")
+
+
+@lru_cache(maxsize=64)
+def _settings(preset: str, overrides: tuple[str, ...]) -> tuple[DataConfig, str]:
+    config = load_config(preset, ["data.folder=.", *overrides])
     return config.data, config.model.base

@@ -11,7 +11,7 @@ from app.live import Live, Shown
 from app.widgets.widget import to_json, widget
 
 VIEWS = {"sets": set_view.sets, "captions": set_view.cards, "upload": set_view.upload, "wording": set_view.wording}
-LABELS = {"sets": "Image set", "captions": "Pictures", "upload": "Add pictures", "wording": "Words"}
+LABELS = {"sets": "Sets", "captions": "Pictures", "upload": "Add pictures", "wording": "Words"}
 
 
 def build(frame: Frame, tab: gr.Tab) -> list[Live]:

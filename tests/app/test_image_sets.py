@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from app import picture_import, set_view
 from app.caption_edits import Edit, changed, own_captions
+from app.draft import DraftFile
 from app.draft_set import choose_set, chosen_set
 from app.image_sets import MOST_PICTURES, ImageSets, NoSuchSetError, SetFullError, StoredSet
 from app.intake import Intake, NoSuchZipError, Taken, take_zip
@@ -22,8 +24,10 @@ from app.live import Shown
 from app.picture_import import BadPictureError
 from app.set_uses import SetInUseError, refuse_while_used, runs_with
 from app.studio import Studio
+from app.tokens import count_tokens
 from app.zip_import import BadZipError
 from tests.app import pictures
+from trainer.base_files import STARTER
 from trainer.config_io import config_from
 from trainer.data.captions import read_captions
 from trainer.data.scan import scan
@@ -395,6 +399,35 @@ def test_edits_of_many_captions(kind: str) -> None:
 
 
 # What is shown
+
+
+@pytest.mark.parametrize(
+    ("preset", "typed", "bucket"),
+    [
+        ("", {}, "64x64"),
+        ("sd15-subject-dora", {}, "512x512"),
+        ("sd15-subject-dora", {"data.resolution_px": "768"}, "768x768"),
+        ("sd15-subject-dora", {"data.resolution_px": "7", "optim.learning_rate": "x"}, "512x512"),
+        ("no-such", {}, "64x64"),
+    ],
+)
+def test_pictures_are_seen_as_the_draft_would_train_them(
+    studio: Studio, stored: StoredSet, intake: Intake, preset: str, typed: dict[str, str], bucket: str
+) -> None:
+    give(intake, stored, pictures.picture(100, 100), "a.png")
+    DraftFile(studio.home).change(lambda draft: draft.but(preset=preset, values=typed))
+    [card] = set_view.cards(studio, SHOWN)["pictures"]
+    assert "x".join(map(str, card["seen"]["bucket"])) == bucket
+    enlarged = [f"smaller than its training size {bucket}: enlarged"] if bucket != "64x64" else []
+    assert card["warnings"] == [*enlarged, "no caption, and the set has no prompt"]
+
+
+@pytest.mark.parametrize("text", ["", "a red cat", "Ohwx, CAFÉ 1234 & co. _x_", "\N{CAT FACE} " * 20])
+def test_tokens_are_counted_as_training_counts_them(text: str) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(str(STARTER / "tokenizer"))
+    assert count_tokens(text, "starter").count == len(tokenizer(text).input_ids)
+    assert count_tokens(text, "nobody/nothing").count <= len(tokenizer(text).input_ids)
+    assert not count_tokens(text, "nobody/nothing").is_exact
 
 
 def test_cards_say_what_training_makes_of_each(studio: Studio, stored: StoredSet, intake: Intake) -> None:
