@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from dora_core.errors import FileFormatError
 from dora_core.families import FAMILIES, Family, Prediction, detect_family, neutral_name, shipped_modules
@@ -64,9 +65,14 @@ def locate(base: str) -> Path | None:
     path = STARTER if base == "starter" else Path(base).expanduser()
     if path.suffix in PICKLE_ENDINGS:
         raise FileFormatError(pickle_refusal(path))
-    if path.exists():
-        return path
-    if base.count("/") != 1 or path.suffix == ".safetensors" or base.startswith((".", "/", "~")):
+    try:
+        if path.exists():
+            return path
+        validate_repo_id(base)
+        is_name = base.count("/") == 1 and path.suffix != ".safetensors"
+    except (HFValidationError, OSError):  # no name on the hub; none that a file can have
+        is_name = False
+    if not is_name:
         raise FileFormatError(
             f"the base model {base!r} is not there: give a diffusers folder, a .safetensors checkpoint, or a name on "
             "the hub such as owner/model"

@@ -92,7 +92,7 @@ def _runs(source: str, settings: list[str], home: Home) -> list[RunDir]:
                 f"Leave out {' '.join(settings)}, or edit a copy of its run.toml.",
             )
         return [run]
-    config = load_config(source, settings)
+    config = load_config(source, settings, home)
     planned = plan(config, home)
     print_plan(planned, Console())
     if not planned.is_ready:

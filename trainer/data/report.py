@@ -43,9 +43,12 @@ class DatasetReport:
         return sum(-(-count // batch_size) for count in self.buckets.values())
 
 
-def report_dataset(data: DataConfig) -> DatasetReport:
-    """Read every picture and caption of the folder; a folder that is not there is an empty one."""
-    images = scan(data.folder, data.smallest_side_px, data.longest_ratio)
+def report_dataset(data: DataConfig, images: ImageSet | None = None) -> DatasetReport:
+    """Read every picture and caption of the folder; a folder that is not there is an empty one.
+
+    `images`: what `scan` found there with these settings, to read captions alone.
+    """
+    images = images or scan(data.folder, data.smallest_side_px, data.longest_ratio)
     captions = read_captions((picture.path for picture in images.pictures), data.instance_prompt)
     buckets = make_buckets(data.resolution_px, data.bucket_step_px, data.bucket_ratio)
     placements = tuple(place(picture.width, picture.height, buckets) for picture in images.pictures)
