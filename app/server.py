@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from app.gate import LOOPBACK, Access, Gate
 from app.media import media_routes
 from app.sets_routes import sets_routes
+from app.setup_routes import setup_routes
 from app.studio import Studio
 
 MAX_FILE = "50mb"
@@ -59,6 +60,7 @@ def build_server(studio: Studio, where: Listening) -> FastAPI:
     server.add_middleware(Gate, access=where.access)
     server.include_router(media_routes(studio))
     server.include_router(sets_routes(studio))
+    server.include_router(setup_routes(studio))
     page = build_page(studio)
     page.queue(default_concurrency_limit=8, max_size=64)
     return gr.mount_gradio_app(

@@ -7,6 +7,7 @@ import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -44,7 +45,7 @@ class Setting:
     field: FieldInfo
     section: type[BaseModel]
 
-    @property
+    @cached_property
     def schema(self) -> Mapping[str, Any]:
         """Its JSON schema, without the 'or null' of optional ones."""
         schema = self.section.model_json_schema()["properties"][self.key.rpartition(".")[2]]
