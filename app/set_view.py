@@ -157,13 +157,13 @@ def _about_shape(size: tuple[int, int] | None, placement: Placement | None, data
     if placement.scaled[0] > size[0]:
         warnings.append(f"smaller than its training size {placement.bucket}: enlarged")
     if placement.kept < CUT_WORTH_TELLING:
-        warnings.append(f"{1 - placement.kept:.0%} of it are cut off")
+        warnings.append(f"{1 - placement.kept:.0%} of it is cut off")
     return warnings
 
 
 def _about_caption(caption: Caption, tokens: TokenCount) -> list[str]:
     if not caption.text:
-        return ["no caption, and the set has no prompt"]
+        return ["no caption"]
     return ["caption too long: its end is not read"] if tokens.is_too_long else []
 
 

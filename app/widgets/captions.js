@@ -91,7 +91,7 @@ const update = (card, picture) => {
   inside('.remove').setAttribute('aria-label', `Remove ${picture.name}`);
   card.text.setAttribute('aria-label', `Caption of ${picture.name}`);
   card.text.maxLength = data.most;
-  card.text.placeholder = picture.prompt || 'no caption';
+  card.text.placeholder = picture.prompt || 'what is to be seen';
   words(inside('.words'), [...picture.warnings.map((warning) => [warning, true]), ...picture.told.map((told) => [told, false])]);
   if (card.id === selected) look(card);
 };
@@ -112,7 +112,7 @@ const empty = () => {
 show((next) => {
   if (next.set !== data.set) other();
   data = next;
-  part('h3').textContent = data.set ? data.count : '';
+  part('h3').textContent = data.pictures.length ? data.count : '';
   words(part('.notices'), data.notices.map((notice) => [notice, true]));
   empty();
   const there = new Set(data.pictures.map((picture) => picture.id));

@@ -26,7 +26,7 @@ hear('seen', (picture) => {
   part('.caption').textContent = picture.typed || picture.prompt || 'No caption, and the set has no prompt.';
   part('.tokens').textContent = `${picture.typed ? 'its own caption' : 'the prompt of the set'}, ${picture.tokens}`;
   part('.bucket').textContent = `${seen.bucket.join('x')} px`;
-  part('.cut').textContent = seen.kept > 0.995 ? 'nothing is cut off' : `${Math.round(100 * (1 - seen.kept))} % cut off`;
+  part('.cut').textContent = seen.kept > 0.995 ? 'nothing is cut off' : `${Math.round(100 * (1 - seen.kept))}% is cut off`;
   const key = picture.picture + JSON.stringify(seen);
   if (key === drawn) return;
   drawn = key;

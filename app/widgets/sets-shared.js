@@ -14,7 +14,7 @@ const post = (path, body) => {
 };
 const answered = async (answer) => {
   const data = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(data?.error ?? `The server refused it (${answer.status}).`);
+  if (!answer.ok) throw Object.assign(new Error(data?.error ?? `The server refused it (${answer.status}).`), { status: answer.status });
   return data;
 };
 const changed = () => trigger('changed');

@@ -4,6 +4,7 @@ const list = part('.log ul');
 let data = { set: '', limits: {}, too_large: '' };
 show((next) => { data = next; });
 
+const FULL = 409; // what the server answers when the set holds no more
 // Jobs are done one at a time: a file each, a member of a zip each.
 const waiting = [];
 let done = 0;
@@ -62,6 +63,10 @@ const unpack = (set, zip) => {
   if (jobs.length) jobs.at(-1).after = () => post(`/sets/zip/${zip.zip}/forget`);
   waiting.unshift(...jobs);
 };
+const stop = () => {
+  if (waiting.length) tell(`${waiting.length} more`, 'not sent.', 'warned');
+  waiting.length = 0;
+};
 const work = async () => {
   if (busy) return;
   done = added = 0;
@@ -75,6 +80,7 @@ const work = async () => {
       if (taken.text) tell(job.name, taken.text, taken.is_new ? 'note' : 'warned');
     } catch (error) {
       tell(job.name, error.message, 'refused');
+      if (error.status === FULL) stop();
     }
     await job.after?.().catch(() => {});
     done += 1;
@@ -84,12 +90,17 @@ const work = async () => {
   progress();
   changed();
 };
+// Without a set the first drop makes one.
+const chosen = async (title) => {
+  data.set ||= (await post('/sets', { name: title || 'Pictures' })).id;
+  return data.set;
+};
 const take = async (files, title) => {
   const wanted = files.filter((file) => !isSilent(file.name));
   if (!wanted.length) return;
-  list.replaceChildren();
-  const set = data.set || (await post('/sets', { name: title || 'Pictures' })).id;
-  data.set = set;
+  if (!busy) list.replaceChildren();
+  const set = await chosen(title).catch((error) => tell(title || wanted[0].name, error.message, 'refused'));
+  if (!set) { progress(); return; }
   wanted.sort((a, b) => Number(isCaption(a.name)) - Number(isCaption(b.name)));
   waiting.push(...wanted.map((file) => ({ name: file.name, run: sendFile(set, file, file.name) })));
   work();
@@ -109,8 +120,11 @@ const filesIn = async (entry) => {
 const dropped = async (event) => {
   event.preventDefault();
   drop.classList.remove('over');
+  const loose = [...event.dataTransfer.files]; // empty once this function has waited
   const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const files = entries.length ? (await Promise.all(entries.map(filesIn))).flat() : [...event.dataTransfer.files];
+  const unread = (entry) => () => { tell(entry.name, 'could not be read.', 'refused'); return []; };
+  const found = await Promise.all(entries.map((entry) => filesIn(entry).catch(unread(entry))));
+  const files = entries.length ? found.flat() : loose;
   take(files, entries.find((entry) => entry.isDirectory)?.name);
 };
 const hasFiles = (event) => event.dataTransfer?.types.includes('Files');
@@ -134,5 +148,5 @@ for (const kind of ['files', 'folder']) {
   });
 }
 hear('choose', () => part('.files').click());
-part('.busy .btn').addEventListener('click', () => { waiting.length = 0; });
+part('.busy .btn').addEventListener('click', stop);
 part('.log .btn').addEventListener('click', () => { list.replaceChildren(); done = 0; progress(); });

@@ -6,24 +6,27 @@ const state = part('.state');
 const edited = part('.edited');
 const rest = preview.textContent;
 let data = { set: '', prompt: '' };
+let typed = null; // the prompt, while it is not saved
 show((next) => {
-  if (next.set !== data.set) { form.reset(); asked(); say(state, ''); say(edited, ''); prompt.value = next.prompt; }
-  if (document.activeElement !== prompt) prompt.value = next.prompt;
+  const isOther = next.set !== data.set;
   data = next;
+  if (isOther) { form.reset(); asked(); say(state, ''); say(edited, ''); typed = null; }
+  if (isOther || (typed === null && document.activeElement !== prompt)) prompt.value = data.prompt;
   prompt.disabled = !data.set;
 });
 let timer = 0;
 const save = async () => {
   clearTimeout(timer);
-  if (prompt.value === data.prompt || !data.set) return;
-  data.prompt = prompt.value;
+  if (typed === null) return;
+  const text = typed;
   try {
-    await post(`/sets/${data.set}/prompt`, { prompt: prompt.value });
+    await post(`/sets/${data.set}/prompt`, { prompt: text });
+    if (typed === text) typed = null;
     say(state, 'saved');
   } catch (error) { say(state, `not saved: ${error.message}`); }
   changed();
 };
-prompt.addEventListener('input', () => { clearTimeout(timer); say(state, ''); timer = setTimeout(save, 600); });
+prompt.addEventListener('input', () => { clearTimeout(timer); say(state, ''); typed = prompt.value; timer = setTimeout(save, 600); });
 prompt.addEventListener('blur', save);
 const values = () => Object.fromEntries(new FormData(form));
 const said = (found) => {

@@ -419,7 +419,7 @@ def test_pictures_are_seen_as_the_draft_would_train_them(
     [card] = set_view.cards(studio, SHOWN)["pictures"]
     assert "x".join(map(str, card["seen"]["bucket"])) == bucket
     enlarged = [f"smaller than its training size {bucket}: enlarged"] if bucket != "64x64" else []
-    assert card["warnings"] == [*enlarged, "no caption, and the set has no prompt"]
+    assert card["warnings"] == [*enlarged, "no caption"]
 
 
 @pytest.mark.parametrize("text", ["", "a red cat", "Ohwx, CAFÉ 1234 & co. _x_", "\N{CAT FACE} " * 20])

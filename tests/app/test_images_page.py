@@ -83,7 +83,7 @@ def test_what_the_model_will_see_is_cut_and_named(server: Server, made: StoredSe
     page.get_by_role("button", name="Show what the model will see of wide.png").click()
     seen = page.locator("#seen")
     expect(seen.locator(".bucket")).to_have_text("80x48 px")
-    expect(seen.locator(".cut")).to_have_text("39 % cut off")
+    expect(seen.locator(".cut")).to_have_text("39% is cut off")
     expect(seen.locator(".caption")).to_have_text("ohwx cat")
     expect(seen.locator(".tokens")).to_have_text(re.compile(r"the prompt of the set, \d+ of 32 tokens"))
     assert seen.locator("canvas").evaluate("canvas => [canvas.width, canvas.height]") == [80, 48]
@@ -248,6 +248,24 @@ def test_what_is_typed_is_saved_as_the_page_goes(server: Server, three: StoredSe
     caption(page, "three.png").fill("just before the refresh")
     page.reload()
     expect(caption(page, "three.png")).to_have_value("just before the refresh")
+
+
+def test_what_could_not_be_saved_stays_typed_and_is_saved_later(
+    server: Server, three: StoredSet, open_page: OpenPage, watch: Watch
+) -> None:
+    watch.expected.append(REFUSED)
+    page = images(open_page(server.url))
+    state = cards(page).nth(1).locator(".state")
+    page.route("**/captions", lambda route: route.abort())
+    caption(page, "two.png").fill("typed while nobody listens")
+    caption(page, "three.png").focus()
+    expect(state).to_have_text("not saved: The server cannot be reached. Is it still running?")
+    page.unroute("**/captions")
+    expect(caption(page, "two.png")).to_have_value("typed while nobody listens")
+    caption(page, "two.png").focus()
+    caption(page, "three.png").focus()
+    expect(state).to_have_text("saved")
+    assert captions_on_disk(three)[1] == "typed while nobody listens"
 
 
 def test_removing_is_undone(server: Server, three: StoredSet, open_page: OpenPage) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 import httpx
 import pytest
 
-from app.image_sets import ImageSets
+from app.image_sets import MOST_PICTURES, ImageSets
 from app.intake import MOST_BYTES
 from tests.app import pictures
 from tests.app.conftest import Server
@@ -77,6 +77,13 @@ def test_a_zip_is_taken_member_by_member_and_forgotten(client: httpx.Client, ser
     assert client.post(f"/sets/{made}/zip/{opened['zip']}/1").status_code == 422  # no member to be taken
     assert client.post(f"/sets/zip/{opened['zip']}/forget").status_code == 200
     assert client.post(f"/sets/{made}/zip/{opened['zip']}/0").status_code == 404
+
+
+def test_a_full_set_takes_no_more(client: httpx.Client, server: Server, made: str) -> None:
+    for number in range(MOST_PICTURES):
+        (server.home / "sets" / made / f"{number}.png").write_bytes(b"")
+    answer = give(client, made, "a.png", pictures.picture())
+    assert (answer.status_code, answer.json()["error"][:35]) == (409, "A set holds at most 500 pictures. M")
 
 
 @pytest.mark.parametrize(
