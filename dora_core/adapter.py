@@ -56,16 +56,9 @@ class Adapter:
                 groups.append({"name": part, "params": parameters, "lr": rate, "weight_decay": decay})
         return groups
 
-    def attach(self, optimizer: Optimizer, *, together: bool | None = None) -> RemovableHandle:
-        """Have the norms follow each `optimizer.step()`, whichever way it writes; `remove()` the handle to stop.
-
-        `together`: all at once right after the step, in few launches and with one look at the device; a model that is
-        compiled as a whole needs it. Otherwise each when its layer runs next, where its weight is on the way through
-        the cache anyway. None: together, but not on a CPU, where that made a UNet's step a fifth slower.
-        """
-        if together is None:
-            together = any(parameter.device.type != "cpu" for parameter in self.parameters())
-        return optimizer.register_step_post_hook(self._refresh_after_step if together else self._expire_after_step)
+    def attach(self, optimizer: Optimizer) -> RemovableHandle:
+        """Have the norms follow each `optimizer.step()`, whichever way it writes; `remove()` the handle to stop."""
+        return optimizer.register_step_post_hook(self._refresh_after_step)
 
     def refresh_norms(self) -> None:
         """Bring the norms of all layers up to date, with one look at the device for all of them together."""
@@ -76,7 +69,7 @@ class Adapter:
         """From now on run the passes over activations through torch.compile; what it compiles serves all layers.
 
         Worth it in half precision, where each eager pass is about ten. A program that compiles the blocks of its model
-        needs no call of this, but one of `attach(optimizer, together=True)`: compiled blocks do not look for changes.
+        needs no call of this, but one of `attach`: compiled blocks do not look for changes.
         """
         for layer in self.layers.values():
             layer.is_compiled = True
@@ -136,10 +129,6 @@ class Adapter:
 
     def _refresh_after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         self.refresh_norms()
-
-    def _expire_after_step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        for layer in self._dora_layers():
-            layer.expire_norm()
 
     def _dora_layers(self) -> list[DoraLayer]:
         return [layer for layer in self.layers.values() if isinstance(layer, DoraLayer)]

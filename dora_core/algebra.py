@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dora_core.spec import NormAxis
+
+_aten = cast(Any, torch.ops).aten  # whose attributes PyTorch makes when they are asked for
 
 CANCELLATION = 1e-3
 """Below this share of norm(W0)^2 a factored norm(V)^2 has lost too many digits: float32's 1e-7 has become 1e-4."""
@@ -49,17 +51,38 @@ def factored_squared_norms(
     dtype = accumulation_dtype(weights[0].dtype)
     a, b = down.flatten(2).to(dtype), up.flatten(2).to(dtype)
     with full_float32(), without_autocast(down):
-        u = torch.stack([_thin_product(w.flatten(1).to(dtype), a[i], b[i], axis) for i, w in enumerate(weights)])
+        flat = (weight.flatten(1).to(dtype) for weight in weights)  # one at a time
         if axis == "output":
+            u = torch.stack([_times_down(w, a[i]) for i, w in enumerate(flat)])
             change = torch.baddbmm(u, b, a @ a.mT, beta=2, alpha=scale).mul_(b).sum(2)
         else:
+            u = torch.stack([_times_up(w, b[i]) for i, w in enumerate(flat)])
             columns = torch.baddbmm(u, b.mT @ b, a, beta=2, alpha=scale).mul_(a).sum(1)
             change = columns.reshape(*base_squared.shape, -1).sum(2)
     return torch.add(base_squared, change, alpha=scale).clamp_(min=0)
 
 
-def _thin_product(weight: Tensor, down: Tensor, up: Tensor, axis: NormAxis) -> Tensor:
-    return weight @ down.T if axis == "output" else up.T @ weight
+def _times_down(weight: Tensor, down: Tensor) -> Tensor:
+    """W0 A^T: (out, rank)."""
+    if not _is_for_onednn(weight):
+        return weight @ down.T
+    rows, columns = weight.shape
+    image = weight.view(1, rows, 1, columns).permute(0, 3, 1, 2)  # a pixel is a row of W0, its channels come last
+    convolved = torch.mkldnn_convolution(image, down[:, :, None, None], None, (0, 0), (1, 1), (1, 1), 1)
+    return convolved.view(-1, rows).T
+
+
+def _times_up(weight: Tensor, up: Tensor) -> Tensor:
+    """B^T W0: (rank, in)."""
+    if not _is_for_onednn(weight):
+        return up.T @ weight
+    size = (up.shape[1], weight.shape[1])
+    return _aten.mkldnn_linear_backward_input(size, up.T.to_mkldnn(), weight).to_dense()
+
+
+def _is_for_onednn(weight: Tensor) -> bool:
+    """Whether oneDNN does the product: PyTorch itself gives matrices to MKL, half as fast on an AMD processor."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def dense_squared_norm(
@@ -126,13 +149,16 @@ def _matrices(weight: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor,
 
 @contextmanager
 def full_float32() -> Generator[None]:
-    """No TF32 or bfloat16 inside matrix products, whatever the program allows elsewhere."""
-    allowed = torch.get_float32_matmul_precision()
+    """No TF32 or bfloat16 inside products, those of oneDNN included, whatever the program allows elsewhere."""
+    convolutions = cast(Any, torch.backends.mkldnn).conv  # untyped in PyTorch
+    allowed, allowed_there = torch.get_float32_matmul_precision(), convolutions.fp32_precision
     torch.set_float32_matmul_precision("highest")
+    convolutions.fp32_precision = "ieee"
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(allowed)
+        convolutions.fp32_precision = allowed_there
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

@@ -2,15 +2,15 @@
 
 With the norm detached (DoRA paper, section 4.3) DoRA is a LoRA layer with one gain per channel, g = m / n:
 
-    output axis   y = g (W0 x + s B A x) + b  =  g (W0 x + b) + (1 - g) b + g s B A x
+    output axis   y = g (W0 x + s B A x) + b
     input axis    y = W0 (g x) + s B A (g x) + b
 
 and LoRA is the case g = 1. Neither W' nor V is formed. Gradients, with p the gradient at the low-rank bottleneck:
 
-    output axis   p = (g s B)^T dy    dx = W0^T (g dy) + A^T p      dA = p x^T      dB = g s dy (A x)^T
-                  dm = sum dy (y - b) / m
-    input axis    p = (s B)^T dy      u = W0^T dy + A^T p           dx = g u        dA = g (p x^T)
-                  dm = sum u x / n    dB = s dy (A g x)^T
+    output axis   those of LoRA for g dy in the place of dy,          dm = sum dy (y - b) / m
+    LoRA          p = (s B)^T dy      dx = W0^T dy + A^T p            dA = p x^T        dB = s dy (A x)^T
+    input axis    p = (s B)^T dy      u = W0^T dy + A^T p, dx = g u   dA = g (p x^T)    dB = s dy (A g x)^T
+                  dm = sum u x / n
 
 So the input axis keeps x and A g x, as LoRA does; the output axis its own output besides, which its consumer often
 keeps anyway (a consumer that changes it in place is an error in backward). The exact gradient follows from dn = -g dm.
@@ -27,7 +27,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from dora_core.algebra import along, is_autocast_on, norm_gradient, without_autocast
-from dora_core.kernels import EAGER, Kernels
+from dora_core.kernels import EAGER, Kernels, amplified
 from dora_core.operations import Operation
 from dora_core.spec import NormAxis
 
@@ -93,10 +93,12 @@ class _Adapted(Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (the decorator makes ctx positional, as used)
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, ...]:
-        *operands, low, y = ctx.saved_tensors
+        *tensors, low, y = ctx.saved_tensors
+        operands = Operands(*tensors)
         with without_autocast(low):
-            gradients = _backward(Operands(*operands), low, y, grad_outputs[0], ctx.plan, ctx.needs_input_grad[0])
-        return *gradients, None, None, None
+            gradients = _backward(operands, low, y, grad_outputs[0], ctx.plan, ctx.needs_input_grad[0])
+        d_norm = -operands.magnitude / operands.norm * gradients.magnitude if ctx.needs_input_grad[6] else None
+        return *gradients, d_norm, None, None, None
 
 
 def _forward(operands: Operands, plan: Plan) -> tuple[Tensor, Tensor]:
@@ -116,16 +118,15 @@ def _combined(base: Tensor, low: Tensor, operands: Operands, gain: Tensor | None
 
     The base comes with its own bias: taken out and added again it would differ in its last bits.
     """
-    operation, up = plan.operation, _effective_up(operands.up, gain, plan)
-    factor = shift = None
+    operation, up = plan.operation, _scaled_up(operands, plan)
+    factor = bias = None
     if gain is not None and plan.axis == "output":
         factor = operation.spread(gain)
-        shift = None if operands.bias is None else operation.spread((1 - gain) * operands.bias)
+        bias = None if operands.bias is None else operation.spread(operands.bias.to(gain.dtype))
     if base.dtype in (torch.bfloat16, torch.float16):
-        return plan.kernels.combined(base, operation.pointwise.apply(low, up), factor, shift)
-    if factor is not None:
-        base = base.mul_(factor) if shift is None else torch.addcmul(shift, base, factor, out=base)
-    return operation.pointwise.add_apply(base, low, up)
+        return plan.kernels.combined(base, operation.pointwise.apply(low, up), factor, bias)
+    y = operation.pointwise.add_apply(base, low, up)
+    return y if factor is None else amplified(y, factor, bias, out=y)
 
 
 class _Gradients(NamedTuple):
@@ -137,26 +138,24 @@ class _Gradients(NamedTuple):
     down: Tensor
     up: Tensor
     magnitude: Tensor | None
-    norm: Tensor | None
 
 
 def _backward(operands: Operands, low: Tensor, y: Tensor | None, dy: Tensor, plan: Plan, needs_dx: bool) -> _Gradients:
     operation, gain, down, up = plan.operation, operands.gain, operands.down, operands.up
     inner, dy = operands.x.to(plan.dtype), operation.packed(dy)
-    bottleneck = operation.pointwise.input_grad(dy, _effective_up(up, gain, plan), low.shape)
-    d_up = operation.pointwise.weight_grad(dy, low, up.shape).to(up.dtype).mul_(_up_factor(up, gain, plan))
-    d_down = operation.weight_grad(bottleneck, _masked(inner, operands.keep), down.shape).to(down.dtype)
     dx = d_magnitude = None
     if gain is not None and y is not None:
         d_magnitude, dy = _output_magnitude_gradient(operands, gain, low, y, dy, plan)
+    bottleneck = operation.pointwise.input_grad(dy, _scaled_up(operands, plan), low.shape)
+    d_up = operation.pointwise.weight_grad(dy, low, up.shape).to(up.dtype).mul_(plan.scale)
+    d_down = operation.weight_grad(bottleneck, _masked(inner, operands.keep), down.shape).to(down.dtype)
     if needs_dx or plan.axis == "input":
         dx = _input_gradient(operands, bottleneck, dy, plan)
     if gain is not None and dx is not None and plan.axis == "input":
         d_magnitude = operation.weighed(plan.kernels, dx, inner, None, gain, out=dx) / operands.norm
         d_down.mul_(along(gain, down, "input"))
-    d_norm = None if gain is None or d_magnitude is None else -gain * d_magnitude
     dx = None if dx is None else dx.to(operands.x.dtype)
-    return _Gradients(dx, None, None, d_down, d_up, d_magnitude, d_norm)
+    return _Gradients(dx, None, None, d_down, d_up, d_magnitude)
 
 
 def _input_gradient(operands: Operands, bottleneck: Tensor, dy: Tensor, plan: Plan) -> Tensor:
@@ -218,12 +217,8 @@ def _apply(function: Any, *arguments: Any) -> Tensor:
     return cast(Tensor, function.apply(*arguments))
 
 
-def _effective_up(up: Tensor, gain: Tensor | None, plan: Plan) -> Tensor:
-    return (up * _up_factor(up, gain, plan)).to(plan.dtype)
-
-
-def _up_factor(up: Tensor, gain: Tensor | None, plan: Plan) -> Tensor | float:
-    return along(gain * plan.scale, up, "output") if gain is not None and plan.axis == "output" else plan.scale
+def _scaled_up(operands: Operands, plan: Plan) -> Tensor:
+    return (operands.up * plan.scale).to(plan.dtype)
 
 
 def _masked(x: Tensor, keep: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import Any, cast
 
 import torch
@@ -33,13 +33,15 @@ def scaled(x: Tensor, gain: Tensor) -> Tensor:
     return round_unbiased(x * gain, x)
 
 
-def combined(base: Tensor, low: Tensor, gain: Tensor | None, shift: Tensor | None) -> Tensor:
-    """gain base + shift + low with one rounding to the half precision of base; `base` where nothing changes it."""
-    value = base.float() if gain is None else base * gain
-    if shift is not None:
-        value += shift
-    value += low
-    return round_unbiased(value, base)
+def combined(base: Tensor, low: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+    """base + low, `amplified`, with one rounding to the half precision of base; `base` where nothing changes it."""
+    value = base.float().add_(low)
+    return round_unbiased(value if gain is None else amplified(value, gain, bias, out=value), base)
+
+
+def amplified(y: Tensor, gain: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """gain (y - bias) + bias into `out`, which may be y itself; where the gain is 1 that is y to the bit."""
+    return torch.mul(y, gain, out=out) if bias is None else torch.lerp(bias, y, gain, out=out)
 
 
 def weighed(
@@ -47,11 +49,11 @@ def weighed(
 ) -> Tensor:
     """The sum of a (b - offset) over `dimensions`, and gain a into `out`, which may be a itself."""
     at_once = _block_size(a)
-    total = torch.zeros((), dtype=gain.dtype, device=gain.device)
-    for start in range(0, a.shape[0], at_once):
-        x, y, scaled_x = (tensor[start : start + at_once] for tensor in (a, b, out))
-        total = total + (x.to(gain.dtype) * (y if offset is None else y - offset)).sum(dimensions)
-        torch.mul(x, gain, out=scaled_x)
+    if at_once < a.shape[0]:
+        blocks = zip(*(torch.split(tensor, at_once) for tensor in (a, b, out)), strict=True)
+        return reduce(torch.add, (weighed(x, y, offset, gain, dimensions, scaled_x) for x, y, scaled_x in blocks))
+    total = (a.to(gain.dtype) * (b if offset is None else b - offset)).sum(dimensions)
+    torch.mul(a, gain, out=out)
     return total
 
 

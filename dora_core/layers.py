@@ -172,10 +172,6 @@ class DoraLayer(LoraLayer):
     def refresh_norm(self) -> None:
         refresh_norms([self])
 
-    def expire_norm(self) -> None:
-        """Have the norm computed again when it is needed next."""
-        self._versions = self._versions and self._versions[:1]
-
     def note_versions(self) -> None:
         """Remember which values the norms are being computed from, and bring that of W0 alone up to date."""
         versions = self._current_versions()
@@ -221,8 +217,12 @@ class DoraLayer(LoraLayer):
 
 
 def _blended(operands: Operands, gain: Tensor, strength: float, axis: NormAxis) -> Operands:
-    """W0 + t (W' - W0) as a DoRA layer of its own: gain 1 + t (g - 1), and the update times t g over that gain."""
+    """W0 + t (W' - W0) as a DoRA layer of its own: gain 1 + t (g - 1), and the update times t g over that gain.
+
+    A gain of 0, which a strength between 0 and 1 never makes of a positive one, could not carry an update: it is 1e-6.
+    """
     blended = 1 + strength * (gain - 1)
+    blended = blended.masked_fill(blended == 0, 1e-6)
     share = strength * gain / blended
     down, up = operands.down, operands.up
     if axis == "output":

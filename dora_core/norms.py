@@ -40,19 +40,20 @@ def refresh_norms(layers: Iterable[DoraLayer]) -> None:
 
 def _refresh_group(group: Sequence[DoraLayer]) -> Tensor:
     """Set the norms of layers of one kind; true for those of which some channel needs mending."""
-    squared = _squared_norms(group)
+    base_squared = torch.stack([layer.base_squared for layer in group])
+    squared = _squared_norms(group, base_squared)
     norms = algebra.direction_norm(squared)
     for layer, norm in zip(group, norms, strict=True):
         layer.norm.copy_(norm)
-    needs_mending = squared < algebra.CANCELLATION * torch.stack([layer.base_squared for layer in group])
+    needs_mending = squared < algebra.CANCELLATION * base_squared
     if group[0].axis == "output":
         needs_mending |= torch.stack([layer.magnitude.flatten() for layer in group]).abs() < WEAK_GAIN * norms
     return needs_mending.any(1)
 
 
-def _squared_norms(group: Sequence[DoraLayer]) -> Tensor:
+def _squared_norms(group: Sequence[DoraLayer], base_squared: Tensor) -> Tensor:
     return algebra.factored_squared_norms(
-        torch.stack([layer.base_squared for layer in group]),
+        base_squared,
         [layer.original_weight for layer in group],
         torch.stack([layer.down for layer in group]),
         torch.stack([layer.up for layer in group]),
@@ -63,7 +64,7 @@ def _squared_norms(group: Sequence[DoraLayer]) -> Tensor:
 
 def _mend(layer: DoraLayer) -> None:
     """Take norms that cancelled from dense rows or columns, and list the weak channels."""
-    cancelled = _squared_norms([layer])[0] < algebra.CANCELLATION * layer.base_squared
+    cancelled = _squared_norms([layer], layer.base_squared[None])[0] < algebra.CANCELLATION * layer.base_squared
     channels = cancelled.nonzero().flatten()
     weight, axis = layer.original_weight, layer.axis
     dense = algebra.dense_squared_norm(weight, layer.down, layer.up, layer.scale, axis, channels)

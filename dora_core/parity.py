@@ -19,8 +19,8 @@ from torch import Tensor
 from dora_core.algebra import full_float32, squared_norm
 from dora_core.consumers import BY_KEY, CONSUMERS, Consumer, rendered_weight
 from dora_core.errors import FileFormatError
-from dora_core.families import ModelModules, shipped_modules
-from dora_core.files import read_adapter, read_differences
+from dora_core.families import ModelModules
+from dora_core.files import detected_modules, read_adapter, read_differences
 from dora_core.formats import adapted_weight
 from dora_core.keymap import spellings
 from dora_core.layouts import AdapterInfo, Layout, inspect_adapter
@@ -69,14 +69,11 @@ class StoredAdapter:
 def read_stored(path: str | os.PathLike[str], modules: ModelModules | None = None) -> StoredAdapter:
     """What is in the file at `path`; raises FileFormatError as `read_adapter` does."""
     info = inspect_adapter(path)
-    if modules is None and info.detection is not None:
-        modules = shipped_modules(info.detection.family)
+    modules = modules or detected_modules(path, info)
     if info.layout == "diff":
         layers: Mapping[str, Stored] = read_differences(path, modules)
     else:
         layers = read_adapter(path, modules).state.layers
-    if modules is None:
-        raise FileFormatError(f"{os.fspath(path)}: nothing tells which family it is for: pass the model's modules")
     known = spellings(modules)
     return StoredAdapter(layers, {known[name]: name for name in info.modules}, info, modules)
 

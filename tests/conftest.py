@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(autouse=True)
+def _own_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of tests wait for nobody's: neither for those of other tests nor for the user's own."""
+    monkeypatch.setenv("DORA_STUDIO_LOCKS", str(tmp_path / "devices"))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from grimp import build_graph
 from importlinter.cli import lint_imports
 
 from dora_core.version import __version__
@@ -19,8 +20,9 @@ from trainer.cli import COMMANDS
 ROOT = Path(__file__).parent.parent
 TORCH_FREE = {  # what the page, the plan and the queue are made of
     "dora_core": "families header keymap layouts metadata spec version",
-    "trainer": "adapter_specs cli config config_io data.buckets data.captions data.scan events presets queue run_dir "
-    "status store worker",
+    "trainer": "adapter_specs base_files cli config config_errors config_io data.buckets data.captions data.report "
+    "data.scan devices disk doctor events failures home lateness memory_advice plan presets processes queue run_dir "
+    "speed status store twins vram worker",
     "app": "",
 }
 HEAVY = {"torch", "numpy", "diffusers", "transformers", "accelerate", "gradio"}
@@ -31,6 +33,19 @@ def test_importing_the_torch_free_part_in_a_fresh_process_loads_nothing_heavy(pa
     modules = [package, *(f"{package}.{name}" for name in TORCH_FREE[package].split())]
     loaded = set(python("-c", f"import sys, {', '.join(modules)}; print(*sys.modules)").stdout.split())
     assert loaded.issuperset(modules)
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_no_module_loads_something_heavy_that_it_does_not_import_itself() -> None:
+    """Whatever the import graph knows as free of torch is so in a fresh process, other libraries' imports included."""
+    graph = build_graph(
+        "trainer", "dora_core", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+    )
+    heavy = HEAVY & graph.modules
+    free = graph.modules - heavy - set[str]().union(*map(graph.find_downstream_modules, heavy))
+    modules = sorted(name for name in free if name.partition(".")[0] in ("trainer", "dora_core"))
+    assert set(modules) >= {f"{package}.{name}" for package, names in TORCH_FREE.items() for name in names.split()}
+    loaded = set(python("-c", f"import sys, {', '.join(modules)}; print(*sys.modules)").stdout.split())
     assert loaded.isdisjoint(HEAVY)
 
 

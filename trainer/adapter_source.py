@@ -11,8 +11,10 @@ from dora_core.metadata import OWN_PREFIX, About
 from dora_core.state import AdapterState
 from trainer.base_files import fetched, locate, look_up
 from trainer.base_weights import BaseModel, open_base
-from trainer.checkpoints import ADAPTER, CheckpointStore, read_state
+from trainer.checkpoints import ADAPTER, Checkpoint, CheckpointStore, read_state
+from trainer.config import RunConfig
 from trainer.failures import ExplainedError
+from trainer.run_dir import RunDir
 from trainer.store import Store
 
 
@@ -75,13 +77,19 @@ def _from_run(source: str, base: str | None, store: Store) -> AdapterSource:
     if newest is None:
         raise SourceError(f"{run.id} has no whole checkpoint yet.", "Train it, or wait for its first checkpoint.")
     named = base or config.model.base
-    model = base_named(named)
+    return from_checkpoint(run, config, newest, named, base_named(named))
+
+
+def from_checkpoint(
+    run: RunDir, config: RunConfig, checkpoint: Checkpoint, named: str, base: BaseModel
+) -> AdapterSource:
+    """The adapter as it was then; `named` is what `base` is called."""
     about = About(
         title=config.name,
         base_model=named,
-        base_model_sha256=model.sha256,
+        base_model_sha256=base.sha256,
         prediction=look_up(named).prediction or "epsilon",
         trigger_phrase=config.data.instance_prompt or None,
-        provenance={"steps": str(newest.step)},
+        provenance={"steps": str(checkpoint.step)},
     )
-    return AdapterSource(f"{run.id}-{newest.step:06d}", read_state(newest.folder / ADAPTER), model, about)
+    return AdapterSource(f"{run.id}-{checkpoint.step:06d}", read_state(checkpoint.folder / ADAPTER), base, about)

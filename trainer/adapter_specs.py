@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS, Family
 from dora_core.spec import AdapterSpec
-from trainer.config import AdapterConfig
+from trainer.config_sections import AdapterConfig
 
 
 def adapter_specs(adapter: AdapterConfig, family: Family) -> dict[str, AdapterSpec]:

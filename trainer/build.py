@@ -14,7 +14,8 @@ from dora_core.injection import inject
 from trainer.adapter_specs import adapter_specs
 from trainer.components import Components
 from trainer.compute import Compute
-from trainer.config import DataConfig, PriorConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import DataConfig, Precision, PriorConfig
 from trainer.data.buckets import Bucket, make_buckets
 from trainer.data.captions import read_captions
 from trainer.data.dataset import BatchOrder, Dataset, Example, Purpose, bucket_groups, make_examples
@@ -78,7 +79,7 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
         rates=rates,
         scaler=compute.make_scaler(),
         validation=build_validation(config, datasets[0], len(schedule.alphas_bar)),
-        identity=identity(config, fingerprint, datasets),
+        identity=identity(config, fingerprint, datasets, compute.precision),
     )
 
 
@@ -188,15 +189,22 @@ def sample_shots(config: RunConfig, caption: str) -> tuple[Shot, ...]:
     return tuple(replace(shot, prompt=prompt, seed=sample.seed + number) for number, prompt in enumerate(prompts))
 
 
-def identity(config: RunConfig, fingerprint: str, datasets: tuple[Dataset, ...]) -> dict[str, object]:
-    """Everything that has to be the same for a resumed run to be the same run, by the names of the settings."""
+def identity(
+    config: RunConfig, fingerprint: str, datasets: tuple[Dataset, ...], precision: Precision
+) -> dict[str, object]:
+    """Everything that has to be the same for a resumed run to be the same run, by the names of the settings.
+
+    The precision is what 'auto' comes to here, and stands before the base model: its fingerprint is taken in it.
+    """
     content = [
         (dataset.purpose, example.picture.sha256, example.caption)
         for dataset in datasets
         for example in dataset.examples
     ]
     settings = _flattened(config.model_dump(mode="json", exclude=FREE_SECTIONS))
-    return {name: value for name, value in settings.items() if name not in FREE_SETTINGS} | {
+    kept = {name: value for name, value in settings.items() if name not in FREE_SETTINGS}
+    return kept | {
+        "train.precision": precision,
         "model.base": f"weights {fingerprint[:12]}",
         "data.folder": f"pictures and captions {cache_key(*content)[:12]}",
     }

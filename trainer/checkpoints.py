@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dora_core.adapter import Adapter
-from dora_core.atomic import atomic_write
+from dora_core.atomic import atomic_write, replace
 from dora_core.errors import FileFormatError
 from dora_core.families import neutral_name
 from dora_core.header import read_header
@@ -63,7 +63,7 @@ class CheckpointStore:
             require_free(self.folder, size_bytes(training), "the checkpoint")
             self._write(training, final)
         crash_point("checkpoint.promoted")
-        self._prune()
+        self.prune(final)
         crash_point("checkpoint.pruned")
         return final
 
@@ -71,6 +71,10 @@ class CheckpointStore:
         """The last complete and undamaged checkpoint."""
         found = (_read(folder) for folder in reversed(self._folders()))
         return next((checkpoint for checkpoint in found if checkpoint), None)
+
+    def at(self, step: int) -> Checkpoint | None:
+        """The checkpoint of that step, if it is complete and undamaged."""
+        return _read(self.folder / f"step-{step:06d}")
 
     def clean(self) -> None:
         """Remove what a killed process left behind."""
@@ -93,14 +97,15 @@ class CheckpointStore:
             crash_point("checkpoint.described")
             if final.exists():  # damaged, or it would have been found
                 shutil.rmtree(final)
-            os.replace(temporary, final)
+            replace(temporary, final)
             _sync_folder(self.folder)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    def _prune(self) -> None:
-        for old in self._folders()[: -self.keep_last]:
+    def prune(self, newest: Path) -> None:
+        """Delete all but the last few up to `newest`, which is whole. One that is damaged never costs one that is."""
+        for old in [folder for folder in self._folders() if folder <= newest][: -self.keep_last]:
             away = old.with_name(f"{UNFINISHED}{old.name}-{secrets.token_hex(4)}")
             shutil.rmtree(old.rename(away))
 
@@ -187,6 +192,7 @@ def _write_description(path: Path, training: Training, hashes: Mapping[str, str]
         "progress": asdict(training.progress),
         "identity": dict(training.identity),
         "scaler": training.scaler.state_dict(),
+        "threads": torch.get_num_threads(),
         "sha256": dict(hashes),
     }
     with atomic_write(path) as file:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from io import TextIOWrapper
 
 import typer
 
@@ -44,6 +46,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names of files may hold what a console has no character for
+            stream.reconfigure(errors="replace")
     for command in COMMANDS:
         # Everything after the name goes on as it is, --help included.
         passed_on = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}

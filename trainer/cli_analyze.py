@@ -9,10 +9,9 @@ import typer
 from rich.console import Console
 
 from dora_core.spec import NormAxis
-from trainer.cli_train import HomeOption
 from trainer.home import Home
 from trainer.store import Store
-from trainer.terminal import told
+from trainer.terminal import HomeOption, told
 
 app = typer.Typer(help="Measure how far an adapter moves its base model.", add_completion=False)
 

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trainer.cli_train import HomeOption
 from trainer.export_targets import TargetName
 from trainer.home import Home
 from trainer.store import Store
-from trainer.terminal import told
+from trainer.terminal import HomeOption, told
 
 app = typer.Typer(help="Write a proven file of an adapter.", add_completion=False)
 

@@ -14,6 +14,7 @@ from trainer.config_errors import ConfigError
 from trainer.config_io import load_config
 from trainer.home import Home
 from trainer.plan import Plan, plan
+from trainer.speed import Expectation
 from trainer.vram import MemoryPart
 
 app = typer.Typer(add_completion=False)
@@ -89,7 +90,8 @@ def _trained(found: Plan) -> str:
     adapter = found.config.adapter
     scale = (adapter.alpha or adapter.rank) / adapter.rank
     parts = ", ".join(f"{count:,} parameters in {part}" for part, count in found.trainable.items())
-    return f"{parts}; {adapter.kind}, rank {adapter.rank}, alpha/rank {scale:g}" if parts else ""
+    kind = "lora, and dora, which these are of" if found.config.train.twin else adapter.kind
+    return f"{parts}; {kind}, rank {adapter.rank}, alpha/rank {scale:g}" if parts else ""
 
 
 def _memory(found: Plan) -> str:
@@ -107,10 +109,15 @@ def _part(part: MemoryPart) -> str:
 
 
 def _time(found: Plan) -> str:
-    if found.speed is None or found.seconds is None:
+    if found.seconds is None:
         return "not measured on this machine yet: the first run with this base model tells"
-    basis = "measured" if found.speed.is_same else f"scaled from a run at {found.speed.measured.resolution_px} px"
-    return f"about {found.seconds / 60:.1f} minutes of steps, {found.speed.seconds_per_step:.2f} s each ({basis})"
+    each = " and ".join(_speed(speed) for speed in found.speeds)
+    return f"about {found.seconds / 60:.1f} minutes of steps, {each}"
+
+
+def _speed(speed: Expectation) -> str:
+    basis = "measured" if speed.is_same else f"scaled from a run at {speed.measured.resolution_px} px"
+    return f"{speed.seconds_per_step:.2f} s each ({basis})"
 
 
 def _disk(found: Plan) -> str:

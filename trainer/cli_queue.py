@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,12 +14,10 @@ from trainer import locks
 from trainer.failures import ExplainedError
 from trainer.home import Home
 from trainer.queue import Entry, Queue
-from trainer.terminal import told
+from trainer.terminal import HomeOption, told
 from trainer.worker import ensure_worker
 
 SHOWN_DONE = 10
-
-HomeOption = Annotated[Path | None, typer.Option(help="Folder of the runs and the queue.")]
 
 app = typer.Typer(help="List the jobs, take one off, start the worker.", no_args_is_help=True, add_completion=False)
 
@@ -56,9 +53,12 @@ def cancel(
         queue = Queue(Home.find(home))
         fitting = [entry.job for entry in queue.list_jobs() if entry.job.id.endswith(job)]
         if len(fitting) != 1:
-            raise ExplainedError(f"{job!r} names {len(fitting)} jobs.", "`dora-studio queue list` shows them.")
+            count = f"{len(fitting)} jobs end" if fitting else "no job ends"
+            raise ExplainedError(f"The id of {count} with {job!r}.", "`dora-studio queue list` shows the ends of all.")
         if not queue.cancel(fitting[0]):
-            raise ExplainedError(f"{job!r} does not wait any more.", "`dora-studio runs stop` stops a run.")
+            raise ExplainedError(
+                f"The job {job!r} does not wait any more: it runs or is done.", "`dora-studio runs stop` stops a run."
+            )
 
 
 def cells(entry: Entry) -> tuple[str, ...]:

@@ -12,15 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.failures import ExplainedError
+from trainer.follow import follow
 from trainer.home import Home
 from trainer.run_dir import Request
 from trainer.status import RunStatus
 from trainer.store import Store
-from trainer.terminal import told
+from trainer.terminal import HomeOption, RunArgument, told
 from trainer.worker import ensure_worker
 
-HomeOption = Annotated[Path | None, typer.Option(help="Folder of the runs and the queue.")]
-RunArgument = Annotated[str, typer.Argument(help="The run's folder, its id, or a part of the id that no other has.")]
 NameArgument = Annotated[str, typer.Argument(help="What it shall be called.")]
 
 app = typer.Typer(help="List, stop, clone, rename, queue and delete runs.", no_args_is_help=True, add_completion=False)
@@ -31,9 +30,13 @@ def list_command(home: HomeOption = None) -> None:
     """All runs, the newest first."""
     table = Table("run", "state", "step", "loss", "left", "what", box=None)
     with told():
-        for listed in Store(Home.find(home)).list_runs():
+        store = Store(Home.find(home))
+        for listed in store.list_runs():
             table.add_row(listed.run.id, *(Text(cell) for cell in cells(listed.status)))
-    Console().print(table)
+        if table.row_count:
+            Console().print(table)
+        else:
+            typer.echo(f"There are no runs in {store.home.runs} yet; `dora-studio train` makes one.")
 
 
 @app.command()
@@ -51,6 +54,26 @@ def show(run: RunArgument, home: HomeOption = None) -> None:
 
 
 @app.command()
+def watch(run: RunArgument, home: HomeOption = None) -> None:
+    """Follow a run, wherever it was started, until it ends. Ctrl-C ends the watching, not the run.
+
+    Exits with 1 when the run failed or was killed.
+    """
+    store = Store(Home.find(home))
+    with told():
+        found = store.find(run)
+        try:
+            ended = follow(store, found, Console())
+        except KeyboardInterrupt:
+            typer.echo(f"not watched any more; `dora-studio runs stop {found.id}` would stop it")
+            return
+        for file in sorted(found.exports_dir.glob("*.safetensors")):
+            typer.echo(file)
+        if ended.state in ("failed", "interrupted"):
+            raise typer.Exit(1)
+
+
+@app.command()
 def stop(run: RunArgument, home: HomeOption = None) -> None:
     """Save and stop; the second time: end it at once."""
     store = Store(Home.find(home))
@@ -62,6 +85,7 @@ def stop(run: RunArgument, home: HomeOption = None) -> None:
 def pause(run: RunArgument, home: HomeOption = None) -> None:
     """Wait at the next step, keeping everything in memory, until `unpause`."""
     ask(run, "pause", home)
+    typer.echo("It pauses after the step that it is at; `dora-studio runs unpause` lets it go on.")
 
 
 @app.command()
@@ -75,20 +99,27 @@ def unpause(run: RunArgument, home: HomeOption = None) -> None:
 def save(run: RunArgument, home: HomeOption = None) -> None:
     """Save a checkpoint at the next step."""
     ask(run, "save", home)
+    typer.echo("It saves after the step that it is at.")
 
 
 @app.command()
 def sample(run: RunArgument, home: HomeOption = None) -> None:
     """Draw samples at the next step."""
     ask(run, "sample", home)
+    typer.echo("It draws after the step that it is at.")
 
 
 @app.command()
-def clone(run: RunArgument, name: NameArgument, home: HomeOption = None) -> None:
-    """Make a new run with the same settings; print its folder."""
+def clone(
+    run: RunArgument,
+    name: NameArgument,
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value that shall be different.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Make a new run with the same settings, or some that differ; print its folder."""
     store = Store(Home.find(home))
     with told():
-        typer.echo(store.clone(store.find(run), name).path)
+        typer.echo(store.clone(store.find(run), name, settings or ()).path)
 
 
 @app.command()
@@ -117,10 +148,10 @@ def delete(run: RunArgument, home: HomeOption = None) -> None:
 
 
 @app.command()
-def restore(run_id: Annotated[str, typer.Argument(help="Id of a run in the trash.")], home: HomeOption = None) -> None:
+def restore(run: RunArgument, home: HomeOption = None) -> None:
     """Bring a run back from the trash."""
     with told():
-        typer.echo(Store(Home.find(home)).restore(run_id).path)
+        typer.echo(Store(Home.find(home)).restore(run).path)
 
 
 @app.command("empty-trash")
@@ -134,8 +165,12 @@ def ask(name: str, request: Request, home: Path | None) -> None:
     store = Store(Home.find(home))
     with told():
         run = store.find(name)
-        if not store.status(run).is_live:
-            raise ExplainedError(f"{run.id} is not running.", "`dora-studio runs requeue` starts it.")
+        status = store.status(run)
+        if not status.is_live:
+            raise ExplainedError(
+                f"{run.id} is not running: it is {status.state}.",
+                f"`dora-studio runs requeue {run.id}` starts it in the background.",
+            )
         run.request(request)
 
 

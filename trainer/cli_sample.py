@@ -6,17 +6,16 @@ from typing import Annotated
 
 import typer
 
-from trainer.cli_train import HomeOption
 from trainer.home import Home
 from trainer.store import Store
-from trainer.terminal import told
+from trainer.terminal import HomeOption, RunArgument, told
 
 app = typer.Typer(help="Draw samples with a run's newest checkpoint.", add_completion=False)
 
 
 @app.command()
 def sample(
-    run: Annotated[str, typer.Argument(help="The run's folder, its id, or a part of the id that no other has.")],
+    run: RunArgument,
     settings: Annotated[list[str] | None, typer.Argument(help='key=value, such as sample.prompts="a fox".')] = None,
     home: HomeOption = None,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,11 +19,13 @@ from trainer.home import Home
 from trainer.plan import plan
 from trainer.queue import Queue
 from trainer.run_dir import RunDir
-from trainer.terminal import told
+from trainer.terminal import HomeOption, told
 from trainer.twins import create_runs
 from trainer.worker import ensure_worker
 
-HomeOption = Annotated[Path | None, typer.Option(help="Folder of the runs and the queue.")]
+NoWaitOption = Annotated[
+    bool, typer.Option("--no-wait", help="Fail when another run trains on the device, instead of waiting.")
+]
 
 app = typer.Typer(help="Train a run, from a preset or a TOML file.", add_completion=False)
 
@@ -34,24 +36,43 @@ def train(
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, such as train.steps=500.")] = None,
     twin: Annotated[bool, typer.Option("--twin", help="Train LoRA and DoRA as a pair.")] = False,
     background: Annotated[bool, typer.Option("--background", help="Queue it and return at once.")] = False,
+    no_wait: NoWaitOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Train and export. Ctrl-C saves and stops; `dora-studio resume` goes on from there."""
+    """Plan, train and export. Ctrl-C saves and stops; `dora-studio resume` goes on from there."""
     with told():
         place = Home.find(home)
+        if background and no_wait:
+            raise ExplainedError(
+                "--background and --no-wait: what is queued waits for its turn.", "Leave out one of them."
+            )
         runs = _runs(source, [*(settings or ()), *(("train.twin=true",) if twin else ())], place)
         if background:
-            Queue(place).submit("twin" if len(runs) > 1 else "train", [run.path for run in runs])
-            ensure_worker(place)
-            for run in runs:
-                typer.echo(f"queued {run.path}")
+            queue_runs(runs, place)
+        else:
+            train_in_turn(runs, wait_for_device=not no_wait)
+
+
+def queue_runs(runs: Sequence[RunDir], home: Home) -> None:
+    Queue(home).submit("twin" if len(runs) > 1 else "train", [run.path for run in runs])
+    ensure_worker(home)
+    for run in runs:
+        typer.echo(f"queued {run.path}")
+    typer.echo(f"to follow it: dora-studio runs watch {runs[0].id}")
+
+
+def train_in_turn(runs: Sequence[RunDir], wait_for_device: bool) -> None:
+    """A run, or twins one after the other; a stop of the first is one of the second, too."""
+    if len(runs) > 1:
+        typer.echo("twin runs, one after the other: " + ", ".join(run.id for run in runs))
+    for done, run in enumerate(runs, start=1):
+        if train_here(run, wait_for_device) == "stopped":
+            for left in runs[done:]:
+                typer.echo(f"not begun: {left.path}\nto train it: dora-studio resume {left.id}")
             return
-        for run in runs:
-            if train_here(run) == "stopped":
-                return
 
 
-def train_here(run: RunDir) -> str:
+def train_here(run: RunDir, wait_for_device: bool) -> str:
     """Train in this process and say how it ended."""
     from trainer.quiet import quiet_libraries  # noqa: PLC0415 - as the next
 
@@ -62,7 +83,7 @@ def train_here(run: RunDir) -> str:
     from trainer.session import run_training  # noqa: PLC0415 - loads torch, which a run in the background does not need
 
     with stop_on_interrupt(run):
-        ending = run_training(run)
+        ending = run_training(run, wait_for_device)
     typer.echo(f"{ending}: {run.path}" + (f"\nto go on: dora-studio resume {run.id}" if ending == "stopped" else ""))
     return ending
 
@@ -72,9 +93,9 @@ def stop_on_interrupt(run: RunDir) -> Generator[None, None, None]:
     """The first Ctrl-C asks the run to save and stop; the second ends it at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        typer.echo("saving after this step; once more to end at once")
-        run.request("stop")
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.request("stop")
+        typer.echo("stopping as soon as nothing is lost; once more to end at once")
 
     before = signal.signal(signal.SIGINT, ask)
     try:
@@ -87,9 +108,10 @@ def _runs(source: str, settings: list[str], home: Home) -> list[RunDir]:
     run = RunDir(Path(source).absolute())
     if run.exists():
         if settings:
+            changes = " ".join(settings)
             raise ExplainedError(
-                f"{run.id} has its settings already.",
-                f"Leave out {' '.join(settings)}, or edit a copy of its run.toml.",
+                f"{run.id} has its settings already, so it cannot take {changes}.",
+                f"Leave that out, or make a new run: `dora-studio runs clone {run.id} NAME {changes}`.",
             )
         return [run]
     config = load_config(source, settings, home)

@@ -21,11 +21,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dora_core.errors import FileFormatError
 from dora_core.families import Family
 from trainer.base_files import locate, look_up
-from trainer.config import ModelConfig
+from trainer.config_sections import ModelConfig
 from trainer.diffusion import NoiseSchedule, noise_schedule
+from trainer.failures import ExplainedError, Failure, classify
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 PIPELINES: Mapping[str, type[StableDiffusionPipeline] | type[StableDiffusionXLPipeline]] = {
@@ -39,6 +39,14 @@ CONFIGS_ON_HUB: Mapping[str, str] = {
     "sd2": "stabilityai/stable-diffusion-2-1",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
+
+
+class NotFetchedError(ExplainedError):
+    """A model that could not be had from the hub; its category is that of what was in the way."""
+
+    def __init__(self, sentence: str, why: Failure) -> None:
+        super().__init__(f"{sentence} {why.sentence}", why.fix)
+        self.category = why.category
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ def load_components(
 ) -> Components:
     """Every part on `device` in `dtype`, frozen, in evaluation mode; the VAE in float32, as SDXL's overflows float16.
 
-    FileFormatError where `model.base` is nothing that can be used, with what to do.
+    FileFormatError where `model.base` is nothing that can be used, NotFetchedError where it cannot be had.
     """
     path = locate(model.base) or _fetch(model.base, model.revision)
     family = look_up(str(path)).family
@@ -125,14 +133,11 @@ def load_components(
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    """A copy of the model on the hub, its .safetensors files only, downloaded once."""
+    """A copy of the model on the hub, its .safetensors files only, downloaded once. Raises NotFetchedError."""
     try:
         return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise FileFormatError(
-            f"the base model {name!r} could not be fetched: check the name and the network; for one behind a licence, "
-            f"accept it on its page and log in with 'hf auth login'. The hub said: {_first_line(error)}"
-        ) from error
+    except Exception as error:
+        raise NotFetchedError(f"The base model {name!r} could not be fetched.", classify(error)) from error
 
 
 def _set_schedule(pipeline: Pipeline, model: ModelConfig) -> None:
@@ -163,17 +168,13 @@ def _load_file(path: Path, family: Family, dtype: torch.dtype) -> Pipeline:
     try:
         return kind.from_single_file(str(path), config=config, dtype=dtype, **_unused_parts(kind))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise FileFormatError(
+        raise NotFetchedError(
             f"{path} needs the small files (configs, tokenizer) of {CONFIGS_ON_HUB[family.name]}, which could not be "
-            f"fetched: connect once, or put a diffusers folder with them beside it, named {beside.name}. "
-            f"({_first_line(error)})"
+            f"fetched; a diffusers folder with them beside it, named {beside.name}, would do.",
+            classify(error),
         ) from error
 
 
 def _unused_parts(kind: type[Pipeline]) -> dict[str, None]:
     """Parts that are neither trained nor needed to draw: not loaded where the pipeline knows them."""
     return {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "feature_extractor": None}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

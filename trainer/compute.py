@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
-from trainer.config import Precision
+from trainer.config_sections import Precision
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,18 @@ class Compute:
 
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """Of the device itself, under whatever number this process sees it: cpu, mps, or a card's own id."""
+        if self.device.type != "cuda":
+            return self.device.type
+        return str(torch.cuda.get_device_properties(self.device).uuid)
+
+    @property
+    def precision(self) -> Precision:
+        """What 'auto' has come to."""
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.dtype == torch.float32:

@@ -26,8 +26,9 @@ def _encodable(text: object) -> object:
 
 Text = Annotated[str, BeforeValidator(_encodable)]
 PhaseName = Literal[
-    "starting", "checking", "loading", "class pictures", "caching", "training", "sampling", "saving", "exporting"
-]
+    "starting", "waiting", "checking", "loading", "class pictures", "caching", "training", "sampling", "saving",
+    "exporting",
+]  # fmt: skip
 
 
 class _Line(BaseModel):
@@ -35,6 +36,10 @@ class _Line(BaseModel):
 
     v: Literal[1] = VERSION
     at: float = Field(default_factory=time.time, description="seconds since 1970, UTC")
+    uptime: float = Field(
+        default_factory=time.monotonic,
+        description="seconds by the machine's own clock, which nobody sets; all its processes share it",
+    )
 
 
 class Started(_Line):
@@ -56,6 +61,7 @@ class Phase(_Line):
     name: PhaseName
     done: int = 0
     total: int = 0
+    detail: Text = Field(default="", description="a sentence that says more than the name")
 
 
 class Sampled(_Line):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dora_core.atomic import atomic_write
+from dora_core.atomic import atomic_write, replace
 from dora_core.families import ModelModules
 from dora_core.files import write_adapter
 from dora_core.formats import Precision
@@ -140,4 +140,4 @@ def _publish(draft: _Draft) -> None:
     written = write_tensors(proven, load_file(draft.path), metadata)
     with atomic_write(report_path(path)) as file:
         file.write(report.to_json(path.name, written.sha256).encode())
-    os.replace(proven, path)
+    replace(proven, path)

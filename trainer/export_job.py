@@ -9,9 +9,9 @@ from pydantic import JsonValue
 from trainer.adapter_source import open_source
 from trainer.events import EventLog, Exported
 from trainer.export import TARGETS, check_target, export_adapter
+from trainer.export_targets import finishing_targets
 from trainer.home import Home
 from trainer.run_dir import RunDir, slug
-from trainer.session import finishing_targets
 from trainer.store import Store
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,3 +46,14 @@ TARGETS: Mapping[str, ExportTarget] = {
         ExportTarget("diff", "diff", "comfyui", _LORA | _INPUT | _OUTPUT),
     )
 }
+
+# What a finished run is exported for. The first file is the one that it is compared by.
+FINISHING: Mapping[NormAxis | None, tuple[TargetName, ...]] = {
+    None: ("comfyui",),  # which everything reads
+    "input": ("comfyui",),
+    "output": ("lycoris", "comfyui-compensated", "diffusers"),  # no one program's file is exact in another
+}
+
+
+def finishing_targets(axis: NormAxis | None) -> Sequence[ExportTarget]:
+    return [TARGETS[name] for name in FINISHING[axis]]

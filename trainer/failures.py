@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 TRACE_CHARACTERS = 8000
@@ -58,11 +58,17 @@ class ResumeRefusedError(ExplainedError):
     """The settings differ from those of the checkpoint in something that a resumed run cannot change."""
 
     category = "resume refused"
+    CONTENT: Mapping[str, str] = {  # what is told apart by what is in it, not by where it lies
+        "model.base": "Let model.base be the model that the run began with",
+        "data.folder": "Bring back the pictures and captions that the run began with",
+    }
 
     def __init__(self, field: str, saved: object, wanted: object) -> None:
+        then, now = ("nothing" if value is None else value for value in (saved, wanted))
+        back = self.CONTENT.get(field, f"Set {field} back to {then}")
         super().__init__(
-            f"This run cannot be resumed with another {field}: its checkpoint has {saved}, the settings say {wanted}.",
-            f"Set {field} back to {saved}, or start a new run.",
+            f"This run cannot be resumed with another {field}: its checkpoint has {then}, now it would be {now}.",
+            f"{back}, or clone the run: the clone begins anew with the settings as they are now.",
         )
 
 
@@ -93,7 +99,9 @@ LESS_MEMORY = (
     "Set train.batch_size to 1 and train.accumulation to what it was, turn train.checkpointing on, "
     "or lower data.resolution_px. `dora-studio plan` shows what each saves."
 )
-FREE_DISK = "Free some space or point DORA_STUDIO_HOME at a larger disk, then resume: the last checkpoint is whole."
+FREE_DISK = (
+    "Free some space, then resume: the last checkpoint is whole. DORA_STUDIO_HOME puts new runs on a larger disk."
+)
 DRIVER = "`dora-studio doctor` tells which driver or torch build belongs here and how to get it."
 
 ROWS = (
@@ -147,21 +155,22 @@ ROWS = (
         "The base model does not fit its family: {text}", "Check model.base with `dora-studio inspect`.",
     ),
     Row(
-        "no access", "GatedRepoError", "", "The model's page asks you to accept its terms first: {text}.",
+        "no access", "GatedRepoError", "", "Its page asks you to accept its terms first.",
         "Accept them in the browser, then run `hf auth login`, then start again.",
     ),
     Row(
         "no access", "RepositoryNotFoundError RevisionNotFoundError", "",
-        "There is no such model, or it is a private one: {text}.",
-        "Check the spelling of model.base; for a private model run `hf auth login` first.",
+        "The model hub knows no model of that name, or it is a private one.",
+        "Check the spelling of model.base and model.revision; for a private model run `hf auth login` first.",
     ),
     Row(
-        "no access", "HfHubHTTPError", r"401|403", "The model hub refused the access token: {text}.",
+        "no access", "HfHubHTTPError", r"\b(401|403)\b", "The model hub refused the access token.",
         "Run `hf auth login` with a token that is valid.",
     ),
+    # TransportError: of the HTTP library, for all that keeps a request from being answered
     Row(
-        "no network", "LocalEntryNotFoundError OfflineModeIsEnabled ConnectionError ConnectTimeout ConnectError", "",
-        "A model is not on this computer and the model hub cannot be reached: {text}.",
+        "no network", "LocalEntryNotFoundError OfflineModeIsEnabled ConnectionError TransportError HfHubHTTPError", "",
+        "The model hub cannot be reached: {text}.",
         "Connect to the network, or set model.base to a folder or file that is here.",
     ),
     Row(
@@ -190,6 +199,10 @@ ROWS = (
     Row(
         "installation", "ModuleNotFoundError ImportError", "", "A part of the installation is missing: {text}.",
         "Install again: `python3 launch.py` does it in place.",
+    ),
+    Row(
+        "missing file", "RunGoneError", "", "The run directory {text}.",
+        "`dora-studio runs list` shows what is there; `dora-studio runs restore` brings back what is in the trash.",
     ),
     Row(
         "missing file", "FileNotFoundError NotADirectoryError", "", "A file is missing: {text}.",
@@ -238,8 +251,12 @@ def _known(error: BaseException) -> Failure | None:
     if isinstance(error, ExplainedError):
         return Failure(error.category, error.sentence, error.fix)
     if isinstance(error, OSError) and error.errno in ROOM_ERRNOS:
-        return Failure("disk full", f"The disk is full: {error}.", FREE_DISK)
+        return Failure("disk full", f"The disk is full: {error.strerror}{_place(error)}.", FREE_DISK)
     return next((row.failure(error) for row in ROWS if row.matches(error)), None)
+
+
+def _place(error: OSError) -> str:
+    return f" ({error.filename})" if error.filename else ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

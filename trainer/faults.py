@@ -18,6 +18,7 @@ POINTS = (
     "metrics.appended",
     "samples.drawn",
     "samples.promoted",
+    "compare.written",
     "cache.stored",
     "prior.drawn",
     "export.begun",

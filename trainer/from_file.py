@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dora_core.consumers import BY_KEY, rendered_weight
+from dora_core.consumers import BY_KEY, Consumer, rendered_weight
 from dora_core.errors import FileFormatError
 from dora_core.families import neutral_name
 from dora_core.files import modules_of
+from dora_core.layouts import AdapterInfo
 from dora_core.parity import read_stored
 from dora_core.parity_report import recommended_consumer
 from trainer.components import Components
@@ -32,10 +33,21 @@ class Column:
 
 def draw_column(components: Components, column: Column, shots: Sequence[Shot]) -> list[Image.Image]:
     """One picture per shot; the model is afterwards as it was."""
-    if column.file is None:
-        return [draw_picture(components.pipeline, shot) for shot in shots]
-    with merged(components, column.file, column.strength):
-        return [draw_picture(components.pipeline, shot) for shot in shots]
+    return list(draw_one_by_one(components, column, shots))
+
+
+def draw_one_by_one(components: Components, column: Column, shots: Sequence[Shot]) -> Iterator[Image.Image]:
+    """As draw_column; the model is as it was when the last picture has been taken."""
+    with nullcontext() if column.file is None else merged(components, column.file, column.strength):
+        for shot in shots:
+            yield draw_picture(components.pipeline, shot)
+
+
+def consumer_of(info: AdapterInfo, name: str) -> Consumer:
+    """The program that a file of this kind is for; FileFormatError where it mixes several programs' names."""
+    if info.layout == "other":
+        raise FileFormatError(f"{name} mixes the names of several programs: draw from a file that export wrote.")
+    return BY_KEY[recommended_consumer(info.layout, info.norm_axis)]
 
 
 @contextmanager
@@ -46,9 +58,7 @@ def merged(components: Components, file: Path, strength: float) -> Generator[Non
     The program that the file is for decides what its numbers mean: each weight is its formula's result, in float32.
     """
     stored = read_stored(file, modules_of(components.family.name, components.models))
-    if stored.info.layout == "other":
-        raise FileFormatError(f"{file.name} mixes the names of several programs: draw from a file that export wrote.")
-    consumer = BY_KEY[recommended_consumer(stored.info.layout, stored.info.norm_axis)]
+    consumer = consumer_of(stored.info, file.name)
     weights = _weights(components)
     before = {name: weights[name].clone() for name in stored.layers}
     try:

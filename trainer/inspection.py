@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dora_core.errors import FileFormatError
-from dora_core.families import FAMILIES, detect_family, shipped_modules
+from dora_core.families import FAMILIES, ModelModules, detect_family, shipped_modules
 from dora_core.header import Header, read_header
 from dora_core.keymap import spellings
 from dora_core.layouts import AdapterInfo, Role, inspect_header
@@ -100,10 +100,11 @@ _LAYOUTS = {
     "diff": "full differences of weights",
     "other": "a mixture of several layouts: export it again to use it elsewhere",
 }
+_BASE_MODEL = "dora_studio.base_model"
 _METADATA = {
     "title": "modelspec.title",
     "trained with": "ss_network_module",
-    "base model": "dora_studio.base_model",
+    "base model": _BASE_MODEL,
     "base model's SHA-256": "dora_studio.base_model_sha256",
     "base model, as sd-scripts calls it": "ss_base_model_version",
     "trigger phrase": "modelspec.trigger_phrase",
@@ -120,11 +121,20 @@ def _kind(info: AdapterInfo) -> str:
     return f"DoRA, norm over the {info.norm_axis} axis"
 
 
+def _modules(info: AdapterInfo) -> ModelModules | None:
+    """What the file's names are looked up in: the family's released models, or the starter, which is smaller."""
+    if info.detection is None:
+        return None
+    released = shipped_modules(info.detection.family)
+    is_for_starter = info.metadata.get(_BASE_MODEL) == "starter"
+    return replace(released, shapes=look_up("starter").shapes) if is_for_starter else released
+
+
 def _layers(info: AdapterInfo) -> str:
     """Counts by component, as far as the family is known."""
-    if info.detection is None:
+    if (modules := _modules(info)) is None:
         return str(len(info.modules))
-    known = spellings(shipped_modules(info.detection.family))
+    known = spellings(modules)
     components = Counter(known.get(name, "unknown").partition(".")[0] for name in info.modules)
     return f"{len(info.modules)}: " + ", ".join(f"{count} {name}" for name, count in sorted(components.items()))
 
@@ -145,9 +155,8 @@ def _dtypes(header: Header, info: AdapterInfo, roles: tuple[Role, ...]) -> set[s
 
 def _with_unresolved(where: Rendering, info: AdapterInfo) -> Rendering:
     """Programs that do not find all modules under the file's names move to the wrong ones."""
-    if info.detection is None:
+    if (modules := _modules(info)) is None:
         return where
-    modules = shipped_modules(info.detection.family)
     lost = {program: len(unresolved_modules(program, info, modules)) for program in where.exact}
     blind = {
         program: f"leaves {count} of {len(info.modules)} layers out: it does not know their names"
@@ -167,11 +176,10 @@ _COARSE: tuple[tuple[tuple[Role, ...], str, str], ...] = (
 
 def _notes(header: Header, info: AdapterInfo) -> list[str]:
     notes = [note for roles, dtype, note in _COARSE if dtype in _dtypes(header, info, roles)]
-    if info.detection is not None:
-        known = spellings(shipped_modules(info.detection.family))
-        unknown = sorted(name for name in info.modules if name not in known)
+    if (modules := _modules(info)) is not None:
+        unknown = sorted(info.modules.keys() - spellings(modules).keys())
         if unknown:
-            notes.append(f"{len(unknown)} layers belong to no module of the family, first {unknown[0]}")
+            notes.append(f"{len(unknown)} layers are in no released model of the family, first {unknown[0]}")
     return notes
 
 

@@ -34,7 +34,7 @@ HANDLERS: dict[Kind, str] = {
     "train": "trainer.job:train",
     "twin": "trainer.job:train",
     "sample": "trainer.resample:run_job",
-    "compare": "trainer.compare:run_job",
+    "compare": "trainer.compare.job:run_job",
     "export": "trainer.export_job:run_job",
 }
 
@@ -54,8 +54,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(queue: Queue, job: Job) -> int:
     """Run the job; its outcome is on disk when this returns. The one place that turns its exceptions into words."""
+    runs = [RunDir(path) for path in job.runs]
     try:
-        find_handler(job.kind)([RunDir(path) for path in job.runs], job.parameters)
+        for each in runs:
+            each.require()
+        find_handler(job.kind)(runs, job.parameters)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every failure becomes a sentence and a fix
         failure = classify(error)
         print(failure.trace, file=sys.stderr)
@@ -72,6 +75,7 @@ def find_handler(kind: Kind) -> Handler:
 
 def train(runs: Sequence[RunDir], parameters: Mapping[str, JsonValue]) -> None:
     """Train the runs one after the other. A stop ends the job: the second twin is not begun then."""
+    import_module("trainer.quiet").quiet_libraries()  # first: they print while they are imported, too
     session = import_module("trainer.session")
     for run_dir in runs:
         with output_to(run_dir.log_file):

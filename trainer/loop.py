@@ -31,7 +31,11 @@ class Outcome:
 
 
 def train(training: Training, watch: Watch) -> Ending:
-    """Take steps until all are done or a stop is asked for. Raises DivergedError after too many skipped ones."""
+    """Take steps until all are done or a stop is asked for, which it saves for.
+
+    Raises DivergedError after too many skipped steps, StopAskedError where a stop is asked for while samples are drawn:
+    the checkpoint of that step is there already.
+    """
     progress = training.progress
     watch.sample_if_missing(training)
     while progress.step < training.steps:
@@ -46,8 +50,8 @@ def train(training: Training, watch: Watch) -> Ending:
             raise DivergedError(progress.step, progress.skipped_in_a_row, outcome.pictures)
         watch.save_if_due(training)
         watch.sample_if_due(training)
-        watch.wait_while_paused(progress.step)
-        if watch.is_stop_asked(progress.step) and progress.step < training.steps:
+        watch.wait_while_paused(training)
+        if watch.is_stop_asked(progress.step):
             watch.save(training)
             return "stopped"
     return "finished"

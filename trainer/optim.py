@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from dora_core.adapter import Adapter
-from trainer.config import OptimConfig, ScheduleKind
+from trainer.config_sections import OptimConfig, ScheduleKind
 
 
 @dataclass(frozen=True)

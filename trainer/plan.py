@@ -7,23 +7,33 @@ loads anything.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import psutil
 
 from dora_core.errors import FileFormatError
 from trainer.base_files import BaseFacts, look_up
-from trainer.config import Precision, RunConfig
+from trainer.config import RunConfig
 from trainer.config_errors import Problem
+from trainer.config_sections import Precision
 from trainer.data.report import DatasetReport, dataset_notices, report_dataset
 from trainer.data.scan import ImageSet, picture_files
 from trainer.devices import read_driver
 from trainer.disk import MARGIN_BYTES, free_bytes
+from trainer.export_targets import FINISHING
 from trainer.home import Home
+from trainer.memory_advice import smaller_settings
 from trainer.speed import Expectation, expected_speed
-from trainer.vram import FLOAT32, Memory, adapter_parameters, training_memory, unmatched_patterns
+from trainer.twins import configs_of
+from trainer.vram import (
+    FLOAT32,
+    Memory,
+    adapter_parameters,
+    parts_below_rank,
+    training_memory,
+    unmatched_patterns,
+)
 
 
 @dataclass(frozen=True)
@@ -50,9 +60,9 @@ class Plan:
     dataset: DatasetReport
     base: BaseFacts | None
     passes: float  # over the pictures
-    trainable: Mapping[str, int]  # parameters, by part of the base model
-    memory: Memory | None
-    speed: Expectation | None
+    trainable: Mapping[str, int]  # parameters, by part of the base model; of a twin run, DoRA's
+    memory: Memory | None  # of a twin run, the larger one's
+    speeds: tuple[Expectation, ...]  # of each run; () before the first with this base model
     disk: tuple[DiskPart, ...]
     free_disk_bytes: int
     problems: tuple[Problem, ...]
@@ -63,13 +73,9 @@ class Plan:
         return not self.problems
 
     @property
-    def runs(self) -> Literal[1, 2]:
-        return 2 if self.config.train.twin else 1
-
-    @property
     def seconds(self) -> float | None:
-        """Of all steps, without loading, samples and checkpoints."""
-        return None if self.speed is None else self.speed.seconds_per_step * self.config.train.steps * self.runs
+        """Of all steps of all runs, without loading, samples and checkpoints."""
+        return sum(speed.seconds_per_step for speed in self.speeds) * self.config.train.steps if self.speeds else None
 
     @property
     def disk_bytes(self) -> int:
@@ -88,11 +94,15 @@ def plan(
     dataset = report_dataset(config.data, images)
     base, base_problems = _base(config)
     is_known = base is not None and base.family is not None
-    trainable = adapter_parameters(config, base) if base and is_known else {}
-    memory = (
-        training_memory(config, base, precision_on(config, machine), machine.is_card) if base and is_known else None
-    )
-    disk = _disk(config, dataset, base, sum(trainable.values()))
+    runs = configs_of(config)
+    adapters = [adapter_parameters(run, base) for run in runs] if base and is_known else []
+    memories = [
+        training_memory(run, base, precision_on(config, machine), machine.is_card)
+        for run in runs
+        if base is not None and is_known
+    ]
+    memory = max(memories, key=lambda one: one.peak_bytes, default=None)
+    disk = _disk(runs, dataset, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs))
     free = free_bytes(home.runs)
     problems = [
         *_data_problems(config, dataset),
@@ -112,9 +122,9 @@ def plan(
         dataset,
         base,
         config.train.steps * config.train.accumulation / max(dataset.batches_per_pass(config.train.batch_size), 1),
-        trainable,
+        adapters[-1] if adapters else {},
         memory,
-        expected_speed(home, config, "cuda" if machine.is_card else "cpu"),
+        tuple(speed for run in runs if (speed := expected_speed(home, run, "cuda" if machine.is_card else "cpu"))),
         disk,
         free,
         tuple(problems),
@@ -170,28 +180,35 @@ def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
         return [Problem(keys, f"{keys} has {', '.join(map(repr, unmatched))}: no layer of {base.name} is called so")]
     if not adapter_parameters(config, base)["unet"]:
         return [Problem("adapter.exclude", "adapter.exclude leaves no layer of the UNet: take globs out")]
+    if below := parts_below_rank(config, base):
+        part, most = min(below.items(), key=lambda item: item[1])
+        sentence = f"adapter.rank is {config.adapter.rank}: no layer of the {part} can have more than {most}, lower it"
+        return [Problem("adapter.rank", sentence)]
     return []
 
 
-def _disk(config: RunConfig, dataset: DatasetReport, base: BaseFacts | None, trained: int) -> tuple[DiskPart, ...]:
-    """Upper ends: pictures are counted as if PNG did not make them smaller."""
-    runs = 2 if config.train.twin else 1
+def _disk(
+    runs: Sequence[RunConfig], dataset: DatasetReport, base: BaseFacts | None, trained: Sequence[int]
+) -> tuple[DiskPart, ...]:
+    """Upper ends: pictures are counted as if PNG did not make them smaller. `trained`: parameters of each run."""
+    config = runs[0]
     width, height = config.sample.size_px or (config.data.resolution_px,) * 2
     every, steps = config.sample.every_steps, config.train.steps
     rounds = 2 + (steps // every if every else 0)
     latent_values = (
         sum(p.bucket.width * p.bucket.height for p in dataset.placements) // 64 * 4 * 2
     )  # mean and deviation
-    checkpoint = 3 * trained * FLOAT32  # the adapter and two moments
+    checkpoint = 3 * sum(trained) * FLOAT32  # the adapter and two moments
+    files = [len(FINISHING[run.adapter.norm_axis if run.adapter.kind == "dora" else None]) for run in runs]
+    exported = sum(count * each * FLOAT32 for count, each in zip(files, trained, strict=True))
     is_fetched = base is None or base.path is not None
     class_pictures = config.data.prior.count if config.data.prior else 0
     parts = (
         DiskPart(
-            f"checkpoints, {config.save.keep_last} and one being written",
-            checkpoint * (config.save.keep_last + 1) * runs,
+            f"checkpoints, {config.save.keep_last} and one being written", checkpoint * (config.save.keep_last + 1)
         ),
-        DiskPart("exported files", trained * FLOAT32 * runs),
-        DiskPart("samples", rounds * max(len(config.sample.prompts), 1) * width * height * 3 * runs),
+        DiskPart("exported files", exported),
+        DiskPart("samples", rounds * max(len(config.sample.prompts), 1) * width * height * 3 * len(runs)),
         DiskPart("prepared pictures", latent_values * FLOAT32),
         DiskPart("class pictures", class_pictures * config.data.resolution_px**2 * 3),
         DiskPart("the base model, to be fetched", 0 if is_fetched or base is None else base.bytes_on_disk),
@@ -242,15 +259,6 @@ def _machine_notices(config: RunConfig, machine: Machine, memory: Memory | None)
         notices.append("no NVIDIA card was found: training runs on the processor, which only suits the starter model")
     if memory is not None and memory.peak_bytes > 0.95 * machine.memory_bytes:
         have = f"{machine.memory_bytes / 2**30:.1f} GiB of {machine.name}"
-        notices.append(f"about {memory.peak_bytes / 2**30:.1f} GiB may not fit the {have}: {_smaller(config)}")
+        smaller = [*smaller_settings(config), "choose a smaller base model"][0]
+        notices.append(f"about {memory.peak_bytes / 2**30:.1f} GiB may not fit the {have}: {smaller}")
     return notices
-
-
-def _smaller(config: RunConfig) -> str:
-    """The next thing to try, cheapest first."""
-    if not config.train.checkpointing:
-        return "set train.checkpointing to true"
-    if config.train.batch_size > 1:
-        half = config.train.batch_size // 2
-        return f"set train.batch_size to {half} and train.accumulation to {config.train.accumulation * 2}"
-    return "lower data.resolution_px or adapter.rank"

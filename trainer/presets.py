@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from trainer.config import Section
 from trainer.config_errors import ConfigError, Problem
+from trainer.config_sections import Section
 from trainer.home import Home
 
 SHIPPED = Path(__file__).parent.parent / "presets"

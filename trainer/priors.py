@@ -5,13 +5,13 @@ Trained along with their own weight they keep the model from taking every dog fo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
+from dora_core.atomic import atomic_write
 from trainer.data.scan import picture_files
 from trainer.faults import crash_point
 from trainer.sampling import Shot, save_png
@@ -32,8 +32,8 @@ def complete_class_pictures(folder: Path, count: int, shot: Shot, draw: Draw, re
     for done, name in enumerate(free):
         report(count - missing + done, count)
         own = replace(shot, seed=int(name[6:11]))
-        temporary = folder / f".{name}.tmp"
-        save_png(draw(own), own, temporary)
-        os.replace(temporary, folder / name)
+        picture = draw(own)
+        with atomic_write(folder / name) as file:
+            save_png(picture, own, file)
         crash_point("prior.drawn")
     return missing

@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 LINE_EVERY_SECONDS = 30
 
@@ -30,6 +31,10 @@ class ProgressBar:
     ) -> None:
         self.progress.stop()
 
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(Text(text), soft_wrap=True)
+
     def advance(self, step: int, loss: float, seconds_per_step: float) -> None:
         text = progress_text(step, self.steps, loss, seconds_per_step)
         self.progress.update(self.task, completed=step, description=text)
@@ -43,4 +48,5 @@ def progress_text(step: int, steps: int, loss: float, seconds_per_step: float) -
     minutes, seconds = divmod(round((steps - step) * seconds_per_step), 60)
     hours, minutes = divmod(minutes, 60)
     left = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-    return f"loss {loss:.4f}, {1 / seconds_per_step:.2f} it/s, {left} left"
+    speed = f"{1 / seconds_per_step:.2f} it/s" if seconds_per_step < 1 else f"{seconds_per_step:.2f} s/it"
+    return f"loss {loss:.4f}, {speed}, {left} left"

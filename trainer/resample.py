@@ -13,7 +13,9 @@ from trainer.components import load_components
 from trainer.compute import choose_compute
 from trainer.config_io import config_from, read_toml
 from trainer.data.tensor_cache import cache_key
+from trainer.events import EventLog, Sampled
 from trainer.failures import ExplainedError
+from trainer.quiet import quiet_libraries
 from trainer.run_dir import RunDir
 from trainer.sampling import draw_samples
 
@@ -37,11 +39,13 @@ def draw_run(run: RunDir, overrides: Sequence[str] = ()) -> Path:
     load_weights(inject_adapters(config, components), read_state(newest.folder / ADAPTER))
     folder = run.samples_dir / f"asked-{newest.step:06d}-{cache_key(shots)[:8]}"
     draw_samples(components.pipeline, shots, folder)
+    EventLog(run.events_file).append(Sampled(step=newest.step, folder=folder.relative_to(run.path).as_posix()))
     return folder
 
 
 def run_job(runs: Sequence[RunDir], parameters: Mapping[str, JsonValue]) -> None:
     """A job of kind "sample"; parameter `settings`: a list of key=value."""
+    quiet_libraries()
     settings = parameters.get("settings")
     for run in runs:
         draw_run(run, [str(setting) for setting in settings] if isinstance(settings, list) else ())

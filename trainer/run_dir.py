@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dora_core.atomic import atomic_write
+from dora_core.atomic import atomic_write, replace
 from trainer import locks
 from trainer.config import RunConfig
 from trainer.config_io import dump_config
@@ -26,6 +26,10 @@ UNFINISHED = ".tmp-"
 
 class RunBusyError(RuntimeError):
     """A process already works on the run."""
+
+
+class RunGoneError(FileNotFoundError):
+    """The run directory has been deleted or moved."""
 
 
 class ExitRecord(BaseModel):
@@ -60,7 +64,8 @@ class RunDir:
                 (temporary / folder).mkdir(parents=True)
             for file, data in files.items():
                 (temporary / file).write_bytes(data)
-            return RunDir(temporary.rename(final))
+            replace(temporary, final)
+            return RunDir(final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -119,6 +124,11 @@ class RunDir:
 
     def exists(self) -> bool:
         return self.config_file.is_file()
+
+    def require(self) -> None:
+        """Raises RunGoneError where it is not there."""
+        if not self.exists():
+            raise RunGoneError(f"{self.path} is gone: it was deleted or moved")
 
     @contextmanager
     def hold(self) -> Generator[None, None, None]:

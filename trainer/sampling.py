@@ -6,21 +6,23 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from dora_core.atomic import replace
 from trainer.components import Pipeline
 from trainer.faults import crash_point
-from trainer.seeds import generator
 
 UNFINISHED = ".tmp-"
+Report = Callable[[int, int], None]  # done, total
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Shot:
 @torch.no_grad()
 def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
     """With the pipeline's own scheduler; decoded in the VAE's precision, whatever the UNet's is."""
+    generator = torch.Generator().manual_seed(shot.seed)
     drawn = pipeline(
         prompt=shot.prompt,
         negative_prompt=shot.negative,
@@ -46,7 +49,8 @@ def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
         guidance_scale=shot.guidance,
         width=shot.width,
         height=shot.height,
-        generator=generator(shot.seed, "sample"),
+        generator=generator,
+        latents=start_noise(pipeline, shot, generator),
         output_type="latent",
         return_dict=False,
     )
@@ -57,33 +61,47 @@ def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
     return cast(list[Image.Image], pipeline.image_processor.postprocess(decoded, output_type="pil"))[0]
 
 
+def start_noise(pipeline: Pipeline, shot: Shot, generator: torch.Generator) -> Tensor:
+    """(1, channels, height / f, width / f): what ComfyUI's KSampler begins with for the same seed and size.
+
+    Drawn in float32 and on the CPU whatever the model's precision and device; half precision draws other numbers.
+    """
+    factor = pipeline.vae_scale_factor
+    shape = (1, pipeline.unet.config["in_channels"], shot.height // factor, shot.width // factor)
+    return torch.randn(shape, generator=generator).to(pipeline.text_encoder.dtype)
+
+
 def samples_folder(samples: Path, step: int) -> Path:
     return samples / f"step-{step:06d}"
 
 
-def draw_samples(pipeline: Pipeline, shots: Sequence[Shot], folder: Path) -> None:
+def draw_samples(
+    pipeline: Pipeline, shots: Sequence[Shot], folder: Path, report: Report = lambda done, total: None
+) -> None:
     """One PNG per shot and samples.json, which names them; `folder` appears whole, in place of an older one."""
     temporary = folder.with_name(f"{UNFINISHED}{folder.name}-{secrets.token_hex(4)}")
     temporary.mkdir(parents=True)
     try:
         rows = []
         for number, shot in enumerate(shots):
+            report(number, len(shots))
             name = f"{number:02d}.png"
             save_png(draw_picture(pipeline, shot), shot, temporary / name)
             rows.append({"file": name, **asdict(shot)})
         (temporary / "samples.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
         crash_point("samples.drawn")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as away:
+            if folder.exists():  # by a rename, so that nobody finds half of the older one
+                os.replace(folder, Path(away) / folder.name)
+            replace(temporary, folder)
         crash_point("samples.promoted")
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def save_png(picture: Image.Image, shot: Shot, path: Path) -> None:
+def save_png(picture: Image.Image, shot: Shot, file: Path | BinaryIO) -> None:
     """With all that is needed to draw it again in its metadata."""
     info = PngInfo()
     info.add_text("dora_studio", json.dumps(asdict(shot)))
-    picture.save(path, format="PNG", pnginfo=info)
+    picture.save(file, format="PNG", pnginfo=info)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from pathlib import Path
+
+import torch
 
 from dora_core.atomic import atomic_write
 from dora_core.metadata import About
@@ -19,34 +20,40 @@ from trainer.components import Components, load_components
 from trainer.compute import Compute, choose_compute
 from trainer.config import RunConfig
 from trainer.config_io import parse_config, read_toml
+from trainer.device_lock import DeviceBusyError, Holder, hold_device, named, told
 from trainer.disk import require_free
-from trainer.events import EventLog, Exported, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
-from trainer.export import TARGETS, ExportTarget, UnprovenError, export_adapter
+from trainer.events import EventLog, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
+from trainer.export import export_adapter
 from trainer.failures import classify
 from trainer.faults import crash_point
+from trainer.finishing import export_all
 from trainer.home import Home
 from trainer.loop import Ending, train
+from trainer.memory_advice import memory_explained
 from trainer.optim import describe_groups
 from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
 from trainer.sampling import draw_samples
 from trainer.speed import record_speed
+from trainer.status import PHASES
 from trainer.training import Every, Training
-from trainer.watch import Watch
+from trainer.watch import StopAskedError, Watch, answer_stop
 
 VERSIONS_OF = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
 
 
-def run_training(run: RunDir) -> Ending:
+def run_training(run: RunDir, wait_for_device: bool = True) -> Ending:
     """Train the run, from its newest checkpoint where it has one, and export the adapter when it is finished.
 
-    Raises RunBusyError where another process works on it. Any other error is in the events before it is raised.
+    Where another run trains on the device it waits, or raises DeviceBusyError if it shall not. Raises RunBusyError
+    where another process works on the run. Any other error is in the events before it is raised.
     """
     with run.hold():
         try:
-            return _work(run, parse_config(read_toml(run.config_file)))
+            return _work(run, parse_config(read_toml(run.config_file)), wait_for_device)
         except BaseException as error:
+            run.require()  # else that is why
             failure = classify(error)
             failed = Failed(category=failure.category, sentence=failure.sentence, fix=failure.fix, trace=failure.trace)
             with contextlib.suppress(OSError):  # the disk may be what failed
@@ -59,38 +66,57 @@ def home_of(run: RunDir) -> Home:
     return Home(run.path.parent.parent) if run.path.parent.name == "runs" else Home.find()
 
 
-def _work(run: RunDir, config: RunConfig) -> Ending:
-    home, events = home_of(run), EventLog(run.events_file)
-    store = CheckpointStore(run.checkpoints_dir, config.save.keep_last)
+def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
+    events, store = EventLog(run.events_file), CheckpointStore(run.checkpoints_dir, config.save.keep_last)
     store.clean()
     newest = store.newest()
+    if newest is not None:  # a process that was killed may not have come to it
+        store.prune(newest.folder)
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
-    _write_environment(run, compute)
-    events.append(Phase(name="loading"))
+    try:
+        patience = _Patience(run, compute.name, wait_for_device)
+        with hold_device(compute.name, run.path, patience), memory_explained(config):
+            _write_environment(run, compute)
+            ending = _train_and_export(run, config, compute, store, newest)
+    except StopAskedError:
+        ending = "stopped"
+    if ending == "finished":
+        # A run whose steps were lowered below what it had done is where it was.
+        events.append(Finished(step=max(config.train.steps, newest.step if newest else 0)))
+    else:
+        newest = store.newest()
+        events.append(Stopped(step=newest.step if newest else 0))
+    return ending
+
+
+def _train_and_export(
+    run: RunDir, config: RunConfig, compute: Compute, store: CheckpointStore, newest: Checkpoint | None
+) -> Ending:
+    home, events, report = home_of(run), EventLog(run.events_file), _Report(run)
+    report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
-    training = build_training(config, components, compute, home, partial(_report_phase, events))
+    training = build_training(config, components, compute, home, report)
     require_free(run.path, size_bytes(training) * (config.save.keep_last + 1), "the run")
     if newest is not None:
         restore(training, newest)
+        if note := note_on_threads(newest, compute):
+            events.append(Warned(text=note))
+            print(note, flush=True)
     print(describe_groups(training.adapters, training.optimizer), flush=True)
-    events.append(Phase(name="training"))
+    report("training")
     with ProgressBar(training.steps, training.progress.step) as bar:
         watch = _watch(run, config, components, training, store, compute, bar)
         ending = train(training, watch)
     if watch.seconds:
         record_speed(home, config, str(compute.device), watch.median_seconds)
     if ending == "finished":
-        events.append(Phase(name="exporting"))
-        export_run(run, config, components, training)
-        events.append(Finished(step=training.progress.step))
-    else:
-        events.append(Stopped(step=training.progress.step))
+        export_run(run, config, components, training, report)
     return ending
 
 
-def export_run(run: RunDir, config: RunConfig, components: Components, training: Training) -> None:
-    """The adapter in the file or files that its kind is exact in, each proven; a warning where one is not."""
+def export_run(run: RunDir, config: RunConfig, components: Components, training: Training, report: _Report) -> None:
+    """Raises UnprovenError, and StopAskedError between two files."""
     base, state = open_base(components.path), training.state()
     crash_point("export.begun")
     about = About(
@@ -101,23 +127,22 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         trigger_phrase=config.data.instance_prompt or None,
         provenance={"steps": str(training.steps), "seed": str(training.seed)},
     )
-    events = EventLog(run.events_file)
-    for target in finishing_targets(state.norm_axis):
-        path = run.exports_dir / f"{slug(config.name)}-{config.adapter.kind}{target.ending}"
-        try:
-            exported = export_adapter(state, base.weights, base.modules, target, path, about)
-        except UnprovenError as error:
-            events.append(Warned(text=str(error)))
-        else:
-            file = exported.path.relative_to(run.path).as_posix()
-            events.append(Exported(file=file, headline=exported.report.headline))
+    kind = config.adapter.kind
+    stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
+    export = partial(export_adapter, state, base.weights, base.modules, about=about)
+    export_all(run, state.norm_axis, stem, export, report)
     crash_point("export.done")
 
 
-def finishing_targets(norm_axis: str | None) -> Sequence[ExportTarget]:
-    """What a finished run is exported for: one file that renders everywhere, or the two that the output axis needs."""
-    names = ("lycoris", "comfyui-compensated") if norm_axis == "output" else ("comfyui",)
-    return [TARGETS[name] for name in names]
+def note_on_threads(checkpoint: Checkpoint, compute: Compute) -> str:
+    """Empty, or what becomes of exactness: sums over several threads are rounded in another order than those of one."""
+    then, now = checkpoint.description.get("threads"), torch.get_num_threads()
+    if compute.device.type != "cpu" or then in (None, now):
+        return ""
+    return (
+        f"The checkpoint was made with {then} threads, this process has {now}: the last digits of the weights may "
+        f"differ from those of an undisturbed run, nothing else. OMP_NUM_THREADS={then} makes them the same."
+    )
 
 
 def _watch(
@@ -153,13 +178,50 @@ def _started(config: RunConfig, newest: Checkpoint | None, compute: Compute) -> 
     )
 
 
-def _report_phase(events: EventLog, name: PhaseName, done: int, total: int) -> None:
-    events.append(Phase(name=name, done=done, total=total))
+@dataclass
+class _Patience:
+    """What to do while another run has the device: say so, once for each that has it, and look for a stop."""
+
+    run: RunDir
+    device: str
+    is_patient: bool
+    said: str = ""
+
+    def __call__(self, holder: Holder | None) -> None:
+        answer_stop(self.run)
+        if not self.is_patient:
+            raise DeviceBusyError(self.device, holder)
+        sentence = f"{named(self.device)} is in use by {told(holder)}: waiting until it is free"
+        if sentence != self.said:
+            self.said = sentence
+            print(sentence, flush=True)
+            EventLog(self.run.events_file).append(Phase(name="waiting", detail=sentence))
+
+
+@dataclass
+class _Report:
+    """Phases before and after training: an event each, a line when another begins, and a moment to answer a stop."""
+
+    run: RunDir
+    said: PhaseName = "starting"
+
+    def __call__(self, name: PhaseName, done: int = 0, total: int = 0) -> None:
+        answer_stop(self.run)
+        EventLog(self.run.events_file).append(Phase(name=name, done=done, total=total))
+        if name != self.said:
+            self.said = name
+            print(f"{PHASES[name][1]} ...", flush=True)
 
 
 def _write_environment(run: RunDir, compute: Compute) -> None:
     """What the run was made with, for whoever wants to do it again."""
+    facts: dict[str, object] = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "device": str(compute.device),
+        "precision": compute.precision,
+        "threads": torch.get_num_threads(),
+    }
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
-    facts = {"python": platform.python_version(), "system": platform.platform(), "device": str(compute.device)}
-    with atomic_write(Path(run.environment_file)) as file:
+    with atomic_write(run.environment_file) as file:
         file.write(json.dumps(facts | versions, indent=1).encode())

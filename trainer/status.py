@@ -27,6 +27,7 @@ from trainer.events import (
     read_events,
     read_last_metrics,
 )
+from trainer.lateness import Clock, Silence, silence
 from trainer.run_dir import ExitRecord, RunDir
 
 State = Literal[
@@ -36,16 +37,18 @@ State = Literal[
 PlaceState = Literal["waiting", "behind", "claimed"]
 RECENT_STEPS = 20  # the speed is the median of their times
 
-PHASES: dict[PhaseName, tuple[State, str]] = {
-    "starting": ("preparing", "Starting"),
-    "checking": ("preparing", "Checking pictures, captions and settings"),
-    "loading": ("preparing", "Loading the base model"),
-    "class pictures": ("preparing", "Drawing pictures of the class"),
-    "caching": ("preparing", "Encoding pictures and captions"),
-    "training": ("training", "Training"),
-    "sampling": ("sampling", "Drawing samples"),
-    "saving": ("training", "Saving a checkpoint"),
-    "exporting": ("training", "Writing the adapter file and checking it"),
+# phase -> state, in words, and what a stop waits for
+PHASES: dict[PhaseName, tuple[State, str, str]] = {
+    "starting": ("preparing", "Starting", "a moment"),
+    "waiting": ("preparing", "Waiting for the device", "a moment"),
+    "checking": ("preparing", "Checking pictures, captions and settings", "the check"),
+    "loading": ("preparing", "Loading the base model", "the base model is loaded"),
+    "class pictures": ("preparing", "Drawing pictures of the class", "this picture"),
+    "caching": ("preparing", "Encoding pictures and captions", "this picture"),
+    "training": ("training", "Training", "this step"),
+    "sampling": ("sampling", "Drawing samples", "this picture"),
+    "saving": ("training", "Saving a checkpoint", "this checkpoint"),
+    "exporting": ("training", "Writing the adapter file and checking it", "this file"),
 }
 LIVE: frozenset[State] = frozenset({"preparing", "training", "sampling", "stopping", "paused"})
 
@@ -65,6 +68,12 @@ class RunStatus:
     skipped_steps: int = 0
     saved_step: int | None = None
     headline: str = ""
+    late_seconds: float = 0.0  # how much longer than it should it has said nothing
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it may have hung; `message` and `fix` say so."""
+        return self.late_seconds > 0
 
     @property
     def is_live(self) -> bool:
@@ -92,26 +101,22 @@ QUEUED: dict[PlaceState, tuple[State, str]] = {
 
 @dataclass(frozen=True)
 class Outside:
-    """What is known of a run besides its events: its lock, the queue, its requests, and how its process ended."""
+    """What is known of a run besides its events: its lock, the queue, its requests, how its process ended, and now."""
 
     is_locked: bool = False
     place: Place | None = None
     stop_requested: bool = False
     exit: ExitRecord | None = None
-
-
-class RunGoneError(FileNotFoundError):
-    """The run directory has been deleted or moved."""
+    clock: Clock | None = None
 
 
 def read_status(run: RunDir, place: Place | None = None) -> RunStatus:
     """The status of a run directory. Raises RunGoneError."""
     # The lock first: events that its holder wrote before letting go are then all there to be read.
-    outside = Outside(run.is_locked(), place, run.requested("stop"), run.read_exit())
+    outside = Outside(run.is_locked(), place, run.requested("stop"), run.read_exit(), Clock.now())
     events, _ = read_events(run.events_file)
     metrics = read_last_metrics(run.metrics_file)
-    if not run.exists():
-        raise RunGoneError(f"{run.path} is gone: it was deleted or moved")
+    run.require()
     return fold(events, metrics, outside)
 
 
@@ -122,7 +127,11 @@ def fold(events: Sequence[Event], metrics: Sequence[StepMetrics], outside: Outsi
         status = _after(status, event)
     status = _with_numbers(status, metrics)
     if outside.is_locked:
-        return _live(status, outside)
+        status = _live(status, outside)
+        heard = (
+            silence(events, metrics, status.phase, status.seconds_per_step, outside.clock) if outside.clock else None
+        )
+        return _with_silence(status, heard) if heard else status
     if outside.place and outside.place.is_news_after(events):
         state, message = QUEUED[outside.place.state]
         return replace(status, state=state, message=message, fix="", seconds_left=None)
@@ -136,15 +145,15 @@ def _after(status: RunStatus, event: Event) -> RunStatus:
                 "preparing", event.first_step, event.steps, message="Starting", saved_step=status.saved_step
             )
         case Phase():
-            state, message = PHASES[event.name]
-            counted = f"{message}, {event.done} of {event.total}" if event.total else message
+            state, message, _ = PHASES[event.name]
+            counted = f"{message}, {event.done} of {event.total}" if event.total else event.detail or message
             return replace(status, state=state, message=counted, phase=event.name)
         case Sampled():
             return status
         case Saved():
             return replace(status, saved_step=event.step)
         case Exported():
-            return replace(status, headline=event.headline)
+            return replace(status, headline=status.headline or event.headline)  # of the file that comes first
         case Warned():
             return replace(status, warnings=(*status.warnings, event.text))
         case SkippedStep():
@@ -152,7 +161,7 @@ def _after(status: RunStatus, event: Event) -> RunStatus:
         case Stopping():
             return replace(status, state="stopping", step=event.step, message="Saving, then stopping")
         case Stopped():
-            return replace(status, state="stopped", step=event.step, message=f"Stopped and saved at step {event.step}")
+            return replace(status, state="stopped", step=event.step, message=_stopped_at(event.step, status.steps))
         case Paused():
             return replace(status, state="paused", step=event.step, message=f"Paused at step {event.step}")
         case Resumed():
@@ -164,6 +173,12 @@ def _after(status: RunStatus, event: Event) -> RunStatus:
             return replace(status, state="finished", step=event.step, message="Finished")
         case _:
             assert_never(event)
+
+
+def _stopped_at(step: int, steps: int) -> str:
+    if not step:
+        return "Stopped before the first step was saved"
+    return f"Stopped and saved at step {step}" + (": resumed, it writes its files" if step == steps else "")
 
 
 def _with_numbers(status: RunStatus, metrics: Sequence[StepMetrics]) -> RunStatus:
@@ -181,8 +196,20 @@ def _live(status: RunStatus, outside: Outside) -> RunStatus:
     if not status.is_live:  # the process has the lock and has not said anything yet
         return RunStatus("preparing", message="Starting", saved_step=status.saved_step)
     if outside.stop_requested:
-        return replace(status, state="stopping", message="Stopping after this step")
+        return replace(status, state="stopping", message=f"Stopping after {PHASES[status.phase][2]}")
     return status
+
+
+def _with_silence(status: RunStatus, heard: Silence) -> RunStatus:
+    if status.state == "paused" or not heard.late_seconds:
+        return status
+    silent, normal = (f"{seconds / 60:.0f} minutes" for seconds in (heard.seconds, heard.allowed_seconds))
+    return replace(
+        status,
+        late_seconds=heard.late_seconds,
+        message=f"{status.message}; but nothing was heard of it for {silent}, where {normal} would be much",
+        fix="It may have hung. Stop it, stop it again to end it at once, then resume it.",
+    )
 
 
 def _ended(status: RunStatus, exit: ExitRecord | None) -> RunStatus:

@@ -20,12 +20,17 @@ def create_runs(config: RunConfig, root: Path) -> list[RunDir]:
 
     Twins have the same seed, and all that is random follows from it by name: start values, order, noise, samples.
     """
-    if not config.train.twin:
+    twins = configs_of(config)
+    if len(twins) == 1:
         return [RunDir.create(root, config)]
     pair = json.dumps({"pair": secrets.token_hex(8)}).encode()
-    twins = [twin_config(config, kind) for kind in get_args(Kind)]
     files = [{"run.toml": dump_config(twin).encode(), PAIR_FILE: pair} for twin in twins]
     return [RunDir.make(root, twin.name, own) for twin, own in zip(twins, files, strict=True)]
+
+
+def configs_of(config: RunConfig) -> list[RunConfig]:
+    """The config of each run that `create_runs` makes of this one."""
+    return [twin_config(config, kind) for kind in get_args(Kind)] if config.train.twin else [config]
 
 
 def twin_config(config: RunConfig, kind: Kind) -> RunConfig:

@@ -20,7 +20,8 @@ from dora_core.header import Shape
 from dora_core.spec import AdapterSpec
 from trainer.adapter_specs import adapter_specs
 from trainer.base_files import BaseFacts
-from trainer.config import Precision, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import Precision
 
 ACTIVATION_TABLE = Path(__file__).with_name("activation_bytes.json")
 FLOAT32 = 4
@@ -72,6 +73,17 @@ def unmatched_patterns(config: RunConfig, facts: BaseFacts) -> list[str]:
     return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
 
 
+def parts_below_rank(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
+    """Parts of the base model in which no layer has the rank that it should get, with the largest that one has."""
+    assert facts.family is not None
+    below: dict[str, int] = {}
+    for part, spec in adapter_specs(config.adapter, facts.family).items():
+        shapes = _targets(facts, part, spec)
+        if shapes and all(_rank(shape, spec) > _full_rank(shape) for shape in shapes):
+            below[part] = max(map(_full_rank, shapes))
+    return below
+
+
 def training_memory(config: RunConfig, facts: BaseFacts, precision: Precision, on_card: bool) -> Memory:
     """Every part of the pipeline stays where it trains: the VAE in float32, the rest in `precision` (not auto)."""
     weights = {
@@ -105,10 +117,16 @@ def _targets(facts: BaseFacts, part: str, spec: AdapterSpec) -> list[Shape]:
 
 
 def _layer_parameters(shape: Shape, spec: AdapterSpec) -> int:
-    out_size, *rest = shape
-    rank = spec.conv_rank if prod(shape[2:]) > 1 and spec.conv_rank is not None else spec.rank
     magnitudes = 0 if spec.kind == "lora" else shape[0 if spec.norm_axis == "output" else 1]
-    return min(rank, out_size, prod(rest)) * (out_size + prod(rest)) + magnitudes
+    return min(_rank(shape, spec), _full_rank(shape)) * (shape[0] + prod(shape[1:])) + magnitudes
+
+
+def _rank(shape: Shape, spec: AdapterSpec) -> int:
+    return spec.conv_rank if prod(shape[2:]) > 1 and spec.conv_rank is not None else spec.rank
+
+
+def _full_rank(shape: Shape) -> int:
+    return min(shape[0], prod(shape[1:]))
 
 
 def _activation_bytes(config: RunConfig, facts: BaseFacts, precision: Precision) -> int:

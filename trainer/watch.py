@@ -35,13 +35,23 @@ from trainer.training import Every, Training, is_finite, validation_loss
 PAUSE_SECONDS = 0.2
 
 
+class StopAskedError(Exception):
+    """A stop was asked for where nothing has to be saved first."""
+
+
+def answer_stop(run: RunDir) -> None:
+    """For all phases but training, which saves first. Raises StopAskedError."""
+    if run.requested("stop"):
+        raise StopAskedError
+
+
 @dataclass(frozen=True)
 class Watch:
-    """`draw`: draws the samples of a run into a folder; `peak_mib`: highest use of the card's memory."""
+    """`draw`: the samples of a run into a folder, reporting each; `peak_mib`: highest use of the card's memory."""
 
     run: RunDir
     store: CheckpointStore
-    draw: Callable[[Path], None]
+    draw: Callable[[Path, Callable[[int, int], None]], None]
     peak_mib: Callable[[], float | None]
     bar: ProgressBar
     save_every: Every
@@ -50,6 +60,10 @@ class Watch:
 
     def event(self, event: Event) -> None:
         EventLog(self.run.events_file).append(event)
+
+    def warn(self, text: str) -> None:
+        self.event(Warned(text=text))
+        self.bar.say(text)
 
     def phase(self, name: PhaseName, done: int = 0, total: int = 0) -> None:
         self.event(Phase(name=name, done=done, total=total))
@@ -82,6 +96,7 @@ class Watch:
 
     def report_skipped(self, step: int, reason: str, pictures: Sequence[str]) -> None:
         self.event(SkippedStep(step=step, reason=reason, pictures=tuple(pictures)))
+        self.bar.say(f"step {step} is skipped: {reason}, at {', '.join(pictures)}")
 
     def save_if_due(self, training: Training) -> None:
         """Before samples are drawn, always: drawing is what runs out of memory."""
@@ -95,7 +110,7 @@ class Watch:
         """A checkpoint, unless the adapter is broken: then the one before is the last good one, and stays."""
         step = training.progress.step
         if not is_finite(training.adapters):
-            self.event(Warned(text=f"No checkpoint at step {step}: the adapter holds values that are no numbers."))
+            self.warn(f"No checkpoint at step {step}: the adapter holds values that are no numbers.")
             return
         self.phase("saving")
         folder = self.store.save(training)
@@ -115,26 +130,39 @@ class Watch:
             self.sample(training)
 
     def sample(self, training: Training) -> None:
-        """Draw and report; whatever goes wrong is a warning, as it must not cost the training."""
+        """Draw and report. Whatever goes wrong is a warning: it must not cost the training. Raises StopAskedError."""
         step = training.progress.step
         folder = samples_folder(self.run.samples_dir, step)
-        self.phase("sampling")
         try:
             with training.evaluating():
-                self.draw(folder)
+                self.draw(folder, self._report_picture)
+        except StopAskedError:
+            raise
         except Exception as error:  # noqa: BLE001 - drawing runs foreign code on a full card; training goes on
-            self.event(Warned(text=f"No samples of step {step}: {classify(error).sentence}"))
+            self.warn(f"No samples of step {step}: {classify(error).sentence}")
         else:
             self.event(Sampled(step=step, folder=self._relative(folder)))
         self.phase("training")
 
-    def wait_while_paused(self, step: int) -> None:
+    def wait_while_paused(self, training: Training) -> None:
+        """Everything stays in memory; what else is asked for meanwhile is done."""
+        step = training.progress.step
         if not self.run.requested("pause"):
             return
         self.event(Paused(step=step))
         while self.run.requested("pause") and not self.run.requested("stop"):
+            if self.run.requested("save") or self.run.requested("sample"):
+                self._answer_requests(training)
+                self.event(Paused(step=step))
             time.sleep(PAUSE_SECONDS)
         self.event(Resumed(step=step))
+
+    def _answer_requests(self, training: Training) -> None:
+        self.save(training)
+        self.run.clear("save")
+        if self.run.requested("sample"):
+            self.sample(training)
+            self.run.clear("sample")
 
     def is_stop_asked(self, step: int) -> bool:
         if not self.run.requested("stop"):
@@ -145,6 +173,10 @@ class Watch:
     def _is_sample_due(self, training: Training) -> bool:
         step = training.progress.step
         return self.run.requested("sample") or self.sample_every.is_due(step) or self._is_last(training)
+
+    def _report_picture(self, done: int, total: int) -> None:
+        answer_stop(self.run)
+        self.phase("sampling", done, total)
 
     @staticmethod
     def _is_last(training: Training) -> bool:

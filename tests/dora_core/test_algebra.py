@@ -46,6 +46,23 @@ def test_factored_norms_equal_dense_ones(
 
 
 @every_axis
+@pytest.mark.parametrize("rank", [1, 16])
+@pytest.mark.parametrize("layout", ["rows one after another", "columns one after another", "channels last"])
+def test_norms_in_float32_keep_their_digits_at_the_sizes_of_real_layers(axis: NormAxis, rank: int, layout: str) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    weight = torch.randn(323, 181, 3, 3, generator=generator)
+    if layout == "columns one after another":
+        weight = weight.flatten(1).T.contiguous().T
+    elif layout == "channels last":
+        weight = weight.to(memory_format=torch.channels_last)
+    down = torch.randn(rank, *weight.shape[1:], generator=generator)
+    up = torch.randn(323, rank, *[1] * (weight.dim() - 2), generator=generator) / rank
+    base_squared = algebra.squared_norm(weight, axis)
+    squared = algebra.factored_squared_norms(base_squared[None], [weight], down[None], up[None], SCALE, axis)[0]
+    assert error(squared.sqrt(), dense_norm(weight, down, up, axis)) < 3e-7
+
+
+@every_axis
 def test_norms_of_a_half_precision_weight_are_those_of_its_values_in_float32(axis: NormAxis) -> None:
     weight, down, up = factors((40, 24), 0.1, torch.float32)
     weight = weight.bfloat16()

@@ -104,6 +104,23 @@ def test_strength_interpolates_between_base_and_adapted_weight(kind: str, spec: 
         assert error(ours, expected) < 1e-12
 
 
+@every_axis
+def test_a_strength_that_leaves_nothing_of_a_base_channel_leaves_its_update(axis: NormAxis) -> None:
+    """1 + 2 (0.5 - 1) = 0."""
+    model, adapter, layer = one_layer(nn.Linear(24, 40), AdapterSpec(norm_axis=axis, rank=3))
+    assert isinstance(layer, DoraLayer)
+    layer.refresh_norm()
+    with torch.no_grad():
+        layer.magnitude.view(-1)[[2, 5]] = 0.5 * layer.norm[[2, 5]]
+    adapter.strength = 2.0
+    x = torch.randn(13, 24, requires_grad=True)
+    inputs = [x, *adapter.parameters()]
+    y, reference = model(x), dense_output(layer, dense_weight(layer, axis, "detached", 2.0), x)
+    assert error(y, reference) < 2e-6
+    for ours in gradients(y, inputs):
+        assert ours.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", [*LAYERS, *PADDED])
 @pytest.mark.parametrize("spec", [AdapterSpec(kind="lora", rank=3), *(AdapterSpec(norm_axis=a, rank=3) for a in AXES)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -247,6 +264,20 @@ def test_a_magnitude_of_zero_has_the_gradient_of_the_dense_form(
         assert error(ours, expected) < 1e-12
 
 
+def test_a_channel_is_computed_twice_only_as_long_as_its_gain_is_too_small_to_divide_by() -> None:
+    model, _, layer = one_layer(nn.Linear(24, 40), AdapterSpec(norm_axis="output", rank=3))
+    assert isinstance(layer, DoraLayer)
+    before = layer.magnitude.detach().clone()
+    with torch.no_grad():
+        layer.magnitude.view(-1)[[2, 5]] = 0
+        model(torch.randn(6, 24))
+        assert layer.weak is not None
+        assert layer.weak.tolist() == [2, 5]
+        layer.magnitude.copy_(before)
+        model(torch.randn(6, 24))
+    assert layer.weak is None
+
+
 @every_axis
 @every_gradient
 def test_a_channel_of_zeros_stays_zero_with_gradients_of_zero(axis: NormAxis, gradient: NormGradient) -> None:
@@ -287,16 +318,32 @@ def test_norms_that_cancel_are_taken_from_the_dense_channels(kind: str, axis: No
     assert error(layer.norm, exact) < 1e-6
 
 
-class MatmulPrecisions(TorchDispatchMode):
-    """Notes what precision is allowed, and of what type the factors are, whenever a matrix product runs."""
+@every_axis
+def test_layers_of_one_shape_and_different_scales_have_norms_of_their_own(axis: NormAxis) -> None:
+    model = nn.ModuleDict({"one": nn.Linear(24, 40), "other": nn.Linear(24, 40)})
+    adapter = inject(model, AdapterSpec(norm_axis=axis, rank=3))
+    adapter.layers["other"].scale = 2.5
+    for layer in adapter.layers.values():
+        move(layer)
+    adapter.refresh_norms()
+    for layer in adapter.layers.values():
+        assert isinstance(layer, DoraLayer)
+        delta = algebra.low_rank_delta(layer.down.double(), layer.up.double(), layer.scale)
+        assert error(layer.norm, algebra.squared_norm(layer.base.weight.double() + delta, axis).sqrt()) < 1e-6
+
+
+class ProductPrecisions(TorchDispatchMode):
+    """Notes what precision is allowed, and of what type the factors are, whenever a product runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[tuple[str, torch.dtype]] = set()
+        self.seen: set[tuple[str, str, torch.dtype]] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "mm" in str(func):
-            self.seen.add((torch.get_float32_matmul_precision(), args[0].dtype))
+        if any(product in str(func) for product in ("mm", "mkldnn_convolution", "mkldnn_linear")):
+            convolutions: Any = torch.backends.mkldnn.conv  # pyright: ignore[reportAttributeAccessIssue]  # not annotated
+            allowed = torch.get_float32_matmul_precision(), convolutions.fp32_precision
+            self.seen |= {(*allowed, arg.dtype) for arg in args if isinstance(arg, torch.Tensor)}
         return func(*args, **(kwargs or {}))
 
 
@@ -304,17 +351,20 @@ class MatmulPrecisions(TorchDispatchMode):
 def test_norms_and_their_gradients_never_use_imprecise_products(axis: NormAxis) -> None:
     _, _, layer = one_layer(nn.Linear(24, 40), AdapterSpec(norm_axis=axis, rank=3))
     assert isinstance(layer, DoraLayer)
-    before = torch.get_float32_matmul_precision()
+    convolutions: Any = torch.backends.mkldnn.conv  # pyright: ignore[reportAttributeAccessIssue]  # not annotated
+    before, before_there = torch.get_float32_matmul_precision(), convolutions.fp32_precision
     torch.set_float32_matmul_precision("medium")  # TF32 or bfloat16 inside float32 products
+    convolutions.fp32_precision = "bf16"
     try:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), MatmulPrecisions() as precisions:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), ProductPrecisions() as precisions:
             layer.refresh_norm()
             algebra.norm_gradient(layer.norm, layer.base.weight, layer.down, layer.up, layer.scale, axis)
             algebra.dense_squared_norm(layer.base.weight, layer.down, layer.up, layer.scale, axis, torch.tensor([1, 4]))
-        assert precisions.seen == {("highest", torch.float32)}
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert precisions.seen == {("highest", "ieee", torch.float32)}
+        assert (torch.get_float32_matmul_precision(), convolutions.fp32_precision) == ("medium", "bf16")
     finally:
         torch.set_float32_matmul_precision(before)
+        convolutions.fp32_precision = before_there
 
 
 class Blocks(nn.Module):
@@ -359,11 +409,11 @@ def test_gradient_checkpointing_changes_no_bit(
         assert torch.equal(plain.grad, recomputed.grad)
 
 
-@pytest.mark.parametrize("attached", ["not", "together", "one by one"])
+@pytest.mark.parametrize("is_attached", [True, False])
 @every_axis
 @every_gradient
 def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointing(
-    monkeypatch: pytest.MonkeyPatch, attached: str, axis: NormAxis, gradient: NormGradient
+    monkeypatch: pytest.MonkeyPatch, is_attached: bool, axis: NormAxis, gradient: NormGradient
 ) -> None:
     refreshes = 0
     original = algebra.factored_squared_norms
@@ -377,8 +427,8 @@ def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointin
     model = Blocks(checkpointed(reentrant=False))
     adapter = inject(model, AdapterSpec(norm_axis=axis, norm_gradient=gradient, rank=3))
     optimizer = torch.optim.AdamW(adapter.parameter_groups(1e-2))
-    if attached != "not":
-        adapter.attach(optimizer, together=attached == "together")
+    if is_attached:
+        adapter.attach(optimizer)
     model(torch.randn(5, 24))
     refreshes = 0
     for step in range(3):
@@ -386,7 +436,7 @@ def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointin
             model(torch.randn(5, 24)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-        assert refreshes == 2 * (step + (attached == "together"))
+        assert refreshes == 2 * (step + is_attached)
     model(torch.randn(5, 24))
     assert refreshes == 2 * 3
     layer = adapter.layers["first"]
@@ -395,8 +445,7 @@ def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointin
     assert error(layer.norm, algebra.squared_norm(combined, axis).sqrt()) < 1e-6
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_writes_that_pytorch_does_not_count_are_seen_once_an_optimizer_is_attached(together: bool) -> None:
+def test_writes_that_pytorch_does_not_count_are_seen_once_an_optimizer_is_attached() -> None:
     class Uncounted(torch.optim.SGD):
         """As optimizers with kernels of their own do: writes through `.data`."""
 
@@ -407,7 +456,7 @@ def test_writes_that_pytorch_does_not_count_are_seen_once_an_optimizer_is_attach
 
     model, adapter, layer = one_layer(nn.Linear(24, 40), AdapterSpec(rank=3))
     optimizer = Uncounted(adapter.parameters(), lr=0.05)
-    adapter.attach(optimizer, together=together)
+    adapter.attach(optimizer)
     x = torch.randn(6, 24)
     model(x).square().sum().backward()
     optimizer.step()

@@ -101,7 +101,8 @@ def write_pictures(folder: Path, sizes: list[tuple[int, int]], captions: int = 0
     return folder
 
 
-def tiny_pipeline(family: str, seed: int = 0) -> DiffusionPipeline:
+def tiny_pipeline(family: str, seed: int = 0, widths: tuple[int, int] = (8, 16)) -> DiffusionPipeline:
+    """`widths`: channels of the UNet's two levels."""
     torch.manual_seed(seed)
     if family == "sdxl":
         return StableDiffusionXLPipeline(
@@ -111,6 +112,7 @@ def tiny_pipeline(family: str, seed: int = 0) -> DiffusionPipeline:
             tokenizer=tiny_tokenizer(),
             tokenizer_2=tiny_tokenizer(),
             unet=_unet(
+                widths,
                 cross_attention_dim=48,
                 use_linear_projection=True,
                 transformer_layers_per_block=(1, 3),
@@ -125,7 +127,7 @@ def tiny_pipeline(family: str, seed: int = 0) -> DiffusionPipeline:
         vae=_vae(),
         text_encoder=CLIPTextModel(_text_config(20, 20)),
         tokenizer=tiny_tokenizer(),
-        unet=_unet(cross_attention_dim=20, use_linear_projection=is_v),
+        unet=_unet(widths, cross_attention_dim=20, use_linear_projection=is_v),
         scheduler=DDIMScheduler(**SD, **(V_ZERO_SNR if is_v else {})),
         safety_checker=None,
         feature_extractor=None,
@@ -167,12 +169,12 @@ def _vae() -> AutoencoderKL:
     )
 
 
-def _unet(**differences: Any) -> UNet2DConditionModel:
+def _unet(widths: tuple[int, int], **differences: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(8, 16),
+        block_out_channels=widths,
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=2,

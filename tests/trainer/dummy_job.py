@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from trainer import job, worker
-from trainer.devices import Device
+from trainer.devices import VISIBLE, Device
 from trainer.events import EventLog, Failed, Finished, MetricsLog, Phase, Started, StepMetrics, Stopped, Stopping
 from trainer.failures import classify
 from trainer.home import Home
@@ -38,7 +38,7 @@ def train_one(run: RunDir, steps: int) -> None:
     me = Identity.of()
     events.append(Started(steps=steps, pid=me.pid, create_time=me.create_time, host=me.host))
     events.append(Phase(name="training"))
-    print("training begins")
+    print("training begins, and sees", os.environ.get(VISIBLE), flush=True)
     behave(run.config_file.read_text(), events)
     for step in range(1, steps + 1):
         if run.requested("stop"):
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "worker":
         worker.POLL_SECONDS = 0.05
         _, home, idle_seconds, *names = arguments
-        worker.serve(Home(Path(home)), [Device(name) for name in names], float(idle_seconds), command)
+        worker.serve(Home(Path(home)), [Device(name, {VISIBLE: name}) for name in names], float(idle_seconds), command)
         return 0
     job.HANDLERS["train"] = job.HANDLERS["twin"] = "tests.trainer.dummy_job:train"
     return job.main(arguments)

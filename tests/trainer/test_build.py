@@ -11,6 +11,7 @@ import torch
 from trainer.build import bucket_groups, build_validation, identity, load_examples, sample_shots
 from trainer.checkpoints import check_identity
 from trainer.config import RunConfig
+from trainer.config_sections import Precision
 from trainer.data.dataset import BatchOrder, Dataset
 from trainer.failures import ExplainedError, ResumeRefusedError
 
@@ -42,6 +43,17 @@ def test_another_base_or_other_pictures_are_refused_by_name(tiny_settings: Setti
     (config.data.folder / "04.png").unlink()
     with pytest.raises(ResumeRefusedError, match=r"another data\.folder"):
         check_identity(before, identity_of(config))
+
+
+def test_another_precision_is_called_so_also_where_auto_came_to_another_on_another_device(
+    tiny_settings: Settings,
+) -> None:
+    before = saved(identity_of(tiny_settings()))  # auto, on a processor
+    with pytest.raises(ResumeRefusedError) as refused:  # the fingerprint is that of rounded weights then
+        check_identity(before, identity_of(tiny_settings(), "rounded-weights", "bf16"))
+    assert "another train.precision: its checkpoint has fp32, now it would be bf16" in refused.value.sentence
+    assert "Set train.precision back to fp32, or clone the run" in refused.value.fix
+    check_identity(before, identity_of(tiny_settings(train__precision="fp32")))  # what auto came to
 
 
 def test_names_places_samples_and_length_may_change(tiny_settings: Settings) -> None:
@@ -85,8 +97,10 @@ def test_a_folder_without_pictures_says_what_was_wrong_with_them(tiny_settings: 
         load_examples(config.data)
 
 
-def identity_of(config: RunConfig, fingerprint: str = "weights-of-one") -> dict[str, object]:
-    return identity(config, fingerprint, (dataset_of(config),))
+def identity_of(
+    config: RunConfig, fingerprint: str = "weights-of-one", precision: Precision = "fp32"
+) -> dict[str, object]:
+    return identity(config, fingerprint, (dataset_of(config),), precision)
 
 
 def saved(values: dict[str, object]) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.compare import exported, run_job
+from trainer.compare import exported
 from trainer.components import Components, load_components
-from trainer.config import ModelConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import ModelConfig
 from trainer.demo import run_demo
-from trainer.from_file import Column, draw_column, merged
-from trainer.grids import labelled_grid
+from trainer.from_file import Column, draw_column
 from trainer.home import Home
 from trainer.likeness import HeldOut, nearer_to_solid
 from trainer.run_dir import RunDir
@@ -62,19 +61,6 @@ def test_pictures_come_from_the_file_and_not_from_the_checkpoint(
     assert draw_column(components, Column("", file), [SHOT])[0].tobytes() == before
 
 
-def test_half_the_strength_is_half_way_to_the_adapted_weights(
-    trained: RunDir, tiny_base: Callable[[str], Path]
-) -> None:
-    components, file = base_of(tiny_base), adapter_file(trained)
-    base, half, full = ({} for _ in range(3))
-    for strength, weights in ((0.0, base), (0.5, half), (1.0, full)):
-        with merged(components, file, strength):
-            weights |= {name: value.clone() for name, value in components.unet.state_dict().items()}
-    assert any(not torch.equal(base[name], full[name]) for name in base)
-    for name in base:
-        torch.testing.assert_close(half[name], (base[name] + full[name]) / 2, rtol=1e-5, atol=1e-6)
-
-
 def test_nearer_counts_pictures_by_the_style_that_they_resemble() -> None:
     truth = HeldOut("a thing", flat=Image.new("RGB", (8, 8), (0, 0, 0)), solid=Image.new("RGB", (8, 8), (200, 0, 0)))
     drawn = [Image.new("RGB", (8, 8), (red, 0, 0)) for red in (99, 101, 255, 0)]
@@ -83,21 +69,6 @@ def test_nearer_counts_pictures_by_the_style_that_they_resemble() -> None:
         return torch.tensor([float(picture.getpixel((0, 0))[0])])  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
 
     assert nearer_to_solid(drawn, [truth] * 4, red_of) == 0.5
-
-
-def test_every_picture_of_a_grid_is_in_its_row_and_column() -> None:
-    colours = [["red", "lime"], ["blue", "yellow"], ["cyan", "magenta"]]
-    rows = [[Image.new("RGB", (5, 7), colour) for colour in row] for row in colours]
-    grid = labelled_grid(rows, ["one", "two", "three"], ["left", "right"], 21)
-    assert _colours(grid) == [
-        (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255),
-    ]  # fmt: skip
-
-
-def _colours(grid: Image.Image) -> list[tuple[int, ...]]:
-    """In reading order; greys, which the names are written in, left out."""
-    pixels = (grid.getpixel((x, y)) for y in range(grid.height) for x in range(grid.width))
-    return list(dict.fromkeys(pixel for pixel in pixels if isinstance(pixel, tuple) and len(set(pixel)) > 1))
 
 
 def test_the_demo_exports_both_twins_and_scores_every_column(tmp_path: Path, tiny_base: Callable[[str], Path]) -> None:
@@ -117,15 +88,3 @@ def test_the_demo_exports_both_twins_and_scores_every_column(tmp_path: Path, tin
     assert all(0 <= share <= 1 for score in result.scores for share in (score.coarse, score.latents))
     with Image.open(result.grid) as grid:
         assert grid.height > 12 * 96
-
-
-def test_a_compare_job_leaves_a_grid_a_page_and_a_manifest(trained: RunDir) -> None:
-    run_job([trained], {"strengths": [0.5, 1.0], "prompts": ["a <b>bold</b> thing"]})
-    (folder,) = trained.grids_dir.iterdir()
-    told = json.loads((folder / "manifest.json").read_bytes())
-    assert [column["strength"] for column in told["columns"] if column["file"]] == [0.5, 1.0]
-    assert told["columns"][1]["bytes"] == adapter_file(trained).stat().st_size
-    assert told["shots"][0]["prompt"] == "a <b>bold</b> thing"
-    assert "<b>" not in (folder / "index.html").read_text(encoding="utf-8")
-    with Image.open(folder / "grid.png") as grid:
-        assert grid.width > 3 * 256

@@ -14,7 +14,7 @@ from dora_core.errors import FileFormatError
 from tests.trainer.checkpoint_file import write_sd1_checkpoint
 from tests.trainer.conftest import FAMILY_NAMES, tiny_pipeline
 from trainer.components import load_components
-from trainer.config import ModelConfig
+from trainer.config_sections import ModelConfig
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

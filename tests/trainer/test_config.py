@@ -12,9 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS
-from trainer.config import AdapterConfig, RunConfig
+from trainer.config import RunConfig
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import parse_config
+from trainer.config_sections import AdapterConfig
 
 LEAST: Mapping[str, Any] = {"model": {"base": "somewhere"}, "data": {"folder": "pictures"}}
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from trainer import cli_train
 from trainer.config import RunConfig
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import config_from, dump_config, load_config, parse_config, save_config
@@ -195,3 +197,15 @@ def test_a_bad_file_is_told_by_its_name(tmp_path: Path, content: bytes, sentence
 def test_a_file_that_is_not_there_is_told_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: there is no such file"):
         load_config(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("setting", ["train.steps=0", "adapter.rank=4096", "optim.learning_rate=nan", "train.stepz=5"])
+def test_a_bad_setting_on_the_command_line_makes_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv("DORA_STUDIO_HOME", str(tmp_path / "home"))
+    refused = CliRunner().invoke(cli_train.app, ["starter-dora", f"data.folder={tmp_path}", setting])
+    assert refused.exit_code == 1
+    assert setting.partition("=")[0] in refused.output
+    assert "Traceback" not in refused.output
+    assert not (tmp_path / "home").exists()

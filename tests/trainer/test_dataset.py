@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
+from trainer.build import load_examples
+from trainer.config import RunConfig
 from trainer.data.buckets import Bucket, Placement
 from trainer.data.dataset import BatchOrder, Example, bucket_groups, make_examples, pixels
 from trainer.data.scan import Picture, scan
+from trainer.run_dir import RunDir
+from trainer.session import run_training
 
 GROUPS = ((0, 3, 4, 7, 8), (1, 2), (5,), (6, 9, 10, 11))
 ORDER = BatchOrder(GROUPS, batch_size=3, seed=7, purpose="instance")
@@ -74,3 +82,21 @@ def test_examples_are_grouped_by_the_size_they_are_trained_at() -> None:
     examples = make_examples(pictures, {p.path: p.path.name for p in pictures}, buckets)
     assert [example.caption for example in examples] == ["a", "b", "c", "d"]
     assert bucket_groups(examples) == ((0, 2), (1, 3))
+
+
+ODD_NAMES = ["<img onerror=alert(1)>", "${alert(1)} {{x}}", "emoji 🦊", "new\nline", os.fsdecode(b"\xff"), "n" * 200]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_pictures_of_any_name_are_trained_with_the_captions_beside_them(
+    tmp_path: Path, tiny_settings: Callable[..., RunConfig]
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for number, name in enumerate(ODD_NAMES):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"number {number}")
+    config = tiny_settings(data__folder=str(folder), data__instance_prompt="", train__steps=2, train__batch_size=6)
+    captions = {example.picture.path.stem: example.caption for example in load_examples(config.data)}
+    assert captions == {name: f"number {number}" for number, name in enumerate(ODD_NAMES)}
+    assert run_training(RunDir.create(tmp_path / "runs", config)) == "finished"

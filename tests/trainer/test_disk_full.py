@@ -81,7 +81,8 @@ def intact(): return queue.read_outcome(job) is None
 SCRIPT = """
 import resource, signal, sys
 from pathlib import Path
-from trainer.config import DataConfig, ModelConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import DataConfig, ModelConfig
 from trainer.events import EventLog, MetricsLog, Saved, StepMetrics, read_events, read_metrics
 from trainer.failures import Failure, classify
 from trainer.home import Home

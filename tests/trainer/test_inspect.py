@@ -13,12 +13,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from dora_core.errors import FileFormatError
+from dora_core.families import FAMILIES, ModelModules, shipped_modules
 from dora_core.files import write_adapter
 from dora_core.keymap import kohya_map, module_paths
 from dora_core.layouts import NAME_ENDINGS, Layout
 from dora_core.metadata import About
 from dora_core.spec import NormAxis
 from tests.adapters import RANK, random_adapter, random_weights, small_modules
+from trainer.base_files import look_up
 from trainer.checkpoints import write_state
 from trainer.cli_inspect import app
 from trainer.inspection import Description, describe
@@ -44,6 +46,17 @@ def described(folder: Path, axis: NormAxis | None, layout: Layout = "kohya", fam
 def programs(description: Description) -> set[str]:
     assert description.rendering is not None
     return set(description.rendering.exact)
+
+
+def test_a_file_for_the_starter_is_measured_by_the_starter_not_by_the_released_models(tmp_path: Path) -> None:
+    modules = ModelModules(FAMILIES["sd1"], look_up("starter").shapes)
+    beyond = [name for name in modules.shapes if name not in shipped_modules("sd1").shapes]
+    base = random_weights(modules, [ATTENTION + "attn2.to_k", *beyond[:3]])
+    path = tmp_path / "fox.safetensors"
+    write_adapter(path, random_adapter(base, "input"), modules, "kohya", About(base_model="starter"), base)
+    found = describe(path)
+    assert found.facts["layers"] == "4: 4 unet"
+    assert found.notes == ()
 
 
 def test_an_input_axis_file_of_ours(tmp_path: Path) -> None:
@@ -119,7 +132,7 @@ def test_layers_of_no_known_module_are_told(tmp_path: Path) -> None:
     path = written(tmp_path, "input", family="sdxl")
     name = kohya_map(modules).to_file["unet.conv_in"]
     found = describe(rewritten(path, {name: "lora_unet_conv_inwards"}))
-    assert found.notes == ("1 layers belong to no module of the family, first lora_unet_conv_inwards",)
+    assert found.notes == ("1 layers are in no released model of the family, first lora_unet_conv_inwards",)
     assert "1 unknown" in found.facts["layers"]
 
 

@@ -136,7 +136,7 @@ def test_too_many_such_steps_end_the_run_with_the_last_good_adapter_and_the_pict
 
 
 def test_samples_that_fail_are_a_warning_and_the_checkpoint_was_there_before(
-    tmp_path: Path, tiny_settings: Settings
+    tmp_path: Path, tiny_settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=2, sample__every_steps=1))
     run.samples_dir.rmdir()
@@ -145,6 +145,7 @@ def test_samples_that_fail_are_a_warning_and_the_checkpoint_was_there_before(
     events = read_events(run.events_file)[0]
     assert sum(isinstance(event, Warned) and "No samples of step" in event.text for event in events) == 3
     assert not any(isinstance(event, Sampled) for event in events)
+    assert capsys.readouterr().out.count("No samples of step") == 3
     kinds = [event.kind for event in events]
     assert kinds.index("saved") < len(kinds) - 1 - kinds[::-1].index("warned")
 
@@ -172,7 +173,7 @@ def test_twins_start_alike_and_see_the_same_data_in_the_same_noise(tmp_path: Pat
     pictures = [(run.samples_dir / "step-000000" / "00.png").read_bytes() for run in (lora, dora)]
     assert pictures[0] == pictures[1]
     names = [{file.name for file in run.exports_dir.glob("*.safetensors")} for run in (lora, dora)]
-    assert names == [{"tiny-lora-lora.safetensors"}, {"tiny-dora-dora.safetensors"}]
+    assert names == [{"tiny-lora.safetensors"}, {"tiny-dora.safetensors"}]
 
 
 def test_every_is_due_at_its_multiples_and_never_for_zero() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dora_core import AdapterSpec, inject
-from trainer.config import OptimConfig
+from trainer.config_sections import OptimConfig
 from trainer.optim import PartRate, RatePlan, build_optimizer, describe_groups, named_parameters
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,8 +75,32 @@ def test_passes_are_those_that_the_order_of_batches_makes(
 def test_minutes_are_steps_at_the_speed_measured_here(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     record_speed(Home(tmp_path / "home"), make_plan().config, "cpu", 0.5)
     assert make_plan().seconds == pytest.approx(12 * 0.5)
-    twin = make_plan(train={"twin": True})
-    assert twin.seconds == pytest.approx(2 * 12 * 0.5)
+    assert make_plan(train={"twin": True}).seconds == pytest.approx(2 * 12 * 0.5)
+
+
+def test_a_twin_run_takes_the_time_and_the_disk_of_both_and_the_memory_of_the_larger(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    lora, dora = (make_plan(adapter={"kind": kind}) for kind in ("lora", "dora"))
+    for one, seconds in ((lora, 0.5), (dora, 0.75)):
+        record_speed(Home(tmp_path / "home"), one.config, "cpu", seconds)
+    twin = make_plan(train={"twin": True}, adapter={"kind": "lora"})
+    assert twin.seconds == pytest.approx(12 * (0.5 + 0.75))
+    for part in ("checkpoints", "exported files", "samples"):
+        assert size(twin, part) == size(lora, part) + size(dora, part)
+    assert size(twin, "prepared pictures") == size(lora, "prepared pictures")
+    assert twin.memory == dora.memory
+    assert dora.memory.peak_bytes > lora.memory.peak_bytes
+
+
+def test_the_output_axis_takes_a_file_more_for_each_program_that_needs_its_own(make_plan: Callable[..., Plan]) -> None:
+    one, three = (make_plan(adapter={"kind": "dora", "norm_axis": axis}) for axis in ("input", "output"))
+    each = [size(found, "exported files") / sum(found.trainable.values()) for found in (one, three)]
+    assert each == [4, 12]
+
+
+def size(found: Plan, name: str) -> int:
+    return next(part.size_bytes for part in found.disk if part.name.startswith(name))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +112,7 @@ def test_minutes_are_steps_at_the_speed_measured_here(make_plan: Callable[..., P
         ({"data": {"instance_prompt": ""}}, "data.instance_prompt", "2 of 5 pictures have no caption"),
         ({"adapter": {"include": ["*.atn1.*"]}}, "adapter.include", "'*.atn1.*': no layer"),
         ({"adapter": {"exclude": ["*"]}}, "adapter.exclude", "leaves no layer"),
+        ({"adapter": {"rank": 512}}, "adapter.rank", "no layer of the unet can have more than 16"),
     ],
 )
 def test_what_keeps_a_run_from_starting_is_a_problem_that_names_its_key(
@@ -111,7 +137,9 @@ def test_pictures_without_captions_need_no_prompt_when_all_have_one(
     assert make_plan(data={"instance_prompt": ""}).is_ready
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "holds no pictures"), (9, "are few"), (51, ""), (201, "are many")])
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "holds no pictures"), (9, "are few"), (51, ""), (201, "are many"), (500, "are many")]
+)
 def test_no_pictures_stop_a_run_and_few_or_many_are_a_word(
     tmp_path: Path, make_plan: Callable[..., Plan], count: int, words: str
 ) -> None:
@@ -193,7 +221,7 @@ def test_a_card_that_is_too_small_is_a_notice_with_the_next_thing_to_try(make_pl
     assert any("set train.checkpointing to true" in notice for notice in make_plan(small).notices)
     train = {"checkpointing": True, "batch_size": 4}
     assert any(
-        "set train.batch_size to 2 and train.accumulation to 2" in n for n in make_plan(small, train=train).notices
+        "set train.batch_size to 1 and train.accumulation to 4" in n for n in make_plan(small, train=train).notices
     )
     assert not any("may not fit" in notice for notice in make_plan(CARD).notices)
 
@@ -229,9 +257,25 @@ def test_captions_and_names_with_marks_are_printed_as_they_are(
     assert odd in output.getvalue()
 
 
-def run_plan(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+def run_plan(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trainer.cli", "plan", *arguments, "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of Windows are always text")
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "cp1252:strict", "ascii:strict"])
+def test_names_that_the_console_has_no_characters_for_are_printed_as_far_as_it_can(
+    tmp_path: Path, tiny_base: Callable[[str], Path], encoding: str
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "good 🦊.png")
+    for name in (os.fsdecode(b"\xff.png"), "new\nline.png", "emoji 🦊.png"):
+        (folder / name).touch()
+    settings = [f"model.base={tiny_base('sd1')}", f"data.folder={folder}", "data.instance_prompt=a thing"]
+    shown = run_plan("starter-dora", *settings, home=tmp_path, PYTHONIOENCODING=encoding)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("is left out: empty file") == 3
 
 
 def test_the_command_prints_the_plan_and_its_code_says_whether_it_can_start(

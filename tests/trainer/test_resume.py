@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.trainer.asking import at_step, request_at
 from tests.trainer.killing import final_adapter, train_in_child
 from trainer.config import RunConfig
-from trainer.events import Exported, Failed, Finished, Stopped, last_values, read_events, read_metrics
+from trainer.events import Exported, Failed, Finished, Stopped, Warned, last_values, read_events, read_metrics
 from trainer.failures import ResumeRefusedError
 from trainer.faults import POINTS
 from trainer.run_dir import RunDir
@@ -43,14 +44,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(tmp_path: Path, tiny_settings: Settings) -> None:
+def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny_settings(**DEMANDING)
     straight, stopped, killed = (RunDir.create(tmp_path / "runs", config) for _ in range(3))
     assert run_training(straight) == "finished"
 
-    stopped.request("stop")
-    assert run_training(stopped) == "stopped"  # after the step that it is at, the first
-    assert read_events(stopped.events_file)[0][-1].kind == "stopped"
+    request_at(monkeypatch, stopped, "stop", at_step(1))
+    assert run_training(stopped) == "stopped"
+    ended = read_events(stopped.events_file)[0][-1]
+    assert isinstance(ended, Stopped)
+    assert ended.step == 1
     assert run_training(stopped) == "finished"
 
     assert train_in_child(killed, "metrics.appended:4") == -signal.SIGKILL  # step 4 done, its checkpoint not begun
@@ -95,15 +100,15 @@ def check_crash(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
 
 
 def test_other_pictures_are_refused_in_an_event_too_but_not_another_place(
-    tmp_path: Path, tiny_settings: Settings
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_settings()
     run = RunDir.create(tmp_path / "runs", config)
-    run.request("stop")
+    request_at(monkeypatch, run, "stop", at_step(1))
     run_training(run)
     moved = config.data.folder.rename(tmp_path / "moved")
     write_settings(run, config.model_copy(update={"data": config.data.model_copy(update={"folder": moved})}))
-    run.request("stop")
+    request_at(monkeypatch, run, "stop", at_step(2))
     assert run_training(run) == "stopped"
     (moved / "00.txt").write_text("now called something else")
     with pytest.raises(ResumeRefusedError, match=r"data\.folder: its checkpoint has pictures and captions"):
@@ -111,6 +116,23 @@ def test_other_pictures_are_refused_in_an_event_too_but_not_another_place(
     failed = read_events(run.events_file)[0][-1]
     assert isinstance(failed, Failed)
     assert failed.category == "resume refused"
+
+
+def test_another_number_of_threads_is_a_warning_on_a_processor(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=3))
+    request_at(monkeypatch, run, "stop", at_step(1))
+    run_training(run)
+    assert json.loads((run.checkpoints_dir / "step-000001" / "step.json").read_text())["threads"] == 1
+    request_at(monkeypatch, run, "stop", at_step(2))
+    run_training(run)
+    assert not any(isinstance(event, Warned) for event in read_events(run.events_file)[0])
+    torch.set_num_threads(2)
+    run_training(run)
+    (warned,) = [event.text for event in read_events(run.events_file)[0] if isinstance(event, Warned)]
+    assert "made with 1 threads, this process has 2" in warned
+    assert json.loads(run.environment_file.read_text())["threads"] == 2
 
 
 def test_events_tell_the_story_of_a_run(tmp_path: Path, tiny_settings: Settings) -> None:

@@ -201,7 +201,7 @@ def test_a_colour_profile_is_followed_and_a_broken_one_ignored(tmp_path: Path) -
     assert open_upright(tmp_path / "broken.png").getpixel((9, 9)) == RED
 
 
-@pytest.mark.parametrize("name", ["tést dír", "emoji 🦊", 'a\'b "c" $(x)', "n" * 200])
+@pytest.mark.parametrize("name", ["tést dír", "emoji 🦊", 'a\'b "c" $(x)', "n" * 200, "CON", "-rf", "%2e%2e", "{{x}}"])
 def test_folders_and_files_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()

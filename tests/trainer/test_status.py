@@ -25,8 +25,8 @@ from trainer.events import (
     Stopping,
     Warned,
 )
-from trainer.run_dir import ExitRecord, RunDir
-from trainer.status import Outside, Place, RunGoneError, State, fold, read_status
+from trainer.run_dir import ExitRecord, RunDir, RunGoneError
+from trainer.status import Outside, Place, State, fold, read_status
 
 BEGUN = Started(at=100, steps=50, pid=1, create_time=1)
 TRAINING = Phase(at=101, name="training")
@@ -119,8 +119,9 @@ def test_a_resumed_run_stands_where_it_resumes_even_if_later_steps_were_lost() -
 
 
 def test_warnings_and_the_headline_of_the_export_are_part_of_the_status() -> None:
-    status = fold([BEGUN, Warned(text="a"), Warned(text="b"), Exported(file="f", headline="proven")], [], LIVE)
-    assert (status.warnings, status.headline) == (("a", "b"), "proven")
+    files = [Exported(file=name, headline=f"{name} proven") for name in ("first", "second")]
+    status = fold([BEGUN, Warned(text="a"), Warned(text="b"), *files], [], LIVE)
+    assert (status.warnings, status.headline) == (("a", "b"), "first proven")
 
 
 def test_a_run_whose_folder_was_deleted_is_gone(tmp_path: Path) -> None:

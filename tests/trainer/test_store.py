@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from trainer.config import RunConfig
+from trainer.config_errors import ConfigError
 from trainer.config_io import parse_config
 from trainer.events import EventLog, Finished, Started
 from trainer.failures import ExplainedError
 from trainer.home import Home
 from trainer.run_dir import RunDir
-from trainer.store import Store
+from trainer.store import NoSuchRunError, Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +29,10 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def run(store: Store, tmp_path: Path) -> RunDir:
-    return store.create(config(tmp_path))
+    """Older than what a test makes besides, by more than the steps that the clock of a file system takes."""
+    made = store.create(config(tmp_path))
+    os.utime(made.config_file, (1, 1))
+    return made
 
 
 def config(folder: Path) -> RunConfig:
@@ -47,10 +53,41 @@ def test_a_new_run_has_the_whole_config_and_is_named_after_it(store: Store, run:
 def test_a_run_is_found_by_its_folder_its_id_and_a_part_that_no_other_has(store: Store, run: RunDir) -> None:
     other = RunDir.make(store.home.runs, "other", {"run.toml": b""})
     assert store.find(str(run.path)) == store.find(run.id) == store.find("panda") == run
-    assert store.find("other") == other
-    for name in ("", "nothing", run.id[:10]):
-        with pytest.raises(ExplainedError, match="should name one run"):
+    assert store.find("other") == store.find("last") == other
+    assert store.find(run.id[: run.id.index("-red") + 2]) == run  # what its id alone begins with
+    for name in ("", run.id[:10]):
+        with pytest.raises(NoSuchRunError, match=f"fits 2 runs, the newest {other.id}, {run.id}"):
             store.find(name)
+
+
+def test_a_name_that_is_no_run_s_is_told_with_the_nearest(store: Store, run: RunDir) -> None:
+    other = RunDir.make(store.home.runs, "other", {"run.toml": b""})
+    for name, nearest in (("red-pnada", run.id), (f"{other.id[:-1]}x", other.id), ("zzz", f"{other.id}, {run.id}")):
+        with pytest.raises(NoSuchRunError, match=re.escape(f"There is no run {name!r}")) as refused:
+            store.find(name)
+        assert f"Nearest: {nearest}" in refused.value.sentence
+    with pytest.raises(NoSuchRunError, match=r"There is no run 'last': .* holds none"):
+        Store(Home(store.home.path / "empty")).find("last")
+    with pytest.raises(NoSuchRunError, match="nowhere is no run: it is not there"):
+        store.find(str(store.home.path / "nowhere"))
+    with pytest.raises(NoSuchRunError, match=r"runs is no run: it has no run\.toml"):
+        store.find(str(store.home.runs))
+
+
+def test_the_last_of_the_runs_of_a_minute_is_the_one_made_last(store: Store) -> None:
+    made = [RunDir.make(store.home.runs, name, {"run.toml": b""}) for name in ("m", "z", "a")]
+    for seconds, one in enumerate(made):
+        os.utime(one.config_file, (seconds, seconds))
+    same_minute = [one for one in made if one.id[:15] == made[-1].id[:15]]
+    assert store.find("last") == made[-1]
+    assert [listed.run for listed in store.list_runs()][: len(same_minute)] == same_minute[::-1]
+
+
+def test_a_thrown_away_run_is_found_likewise(store: Store, run: RunDir) -> None:
+    store.delete(run)
+    with pytest.raises(NoSuchRunError, match=f"Nearest: {run.id}"):
+        store.restore("red-pnada")
+    assert store.restore("panda") == run
 
 
 def test_a_run_that_is_copied_by_hand_is_a_run(store: Store, run: RunDir) -> None:
@@ -63,6 +100,10 @@ def test_a_clone_has_the_settings_but_not_the_past(store: Store, run: RunDir) ->
     cloned = store.clone(run, "Blue panda")
     assert store.config(cloned) == store.config(run).model_copy(update={"name": "Blue panda"})
     assert store.status(cloned).state == "new"
+    changed = store.clone(run, "Blue panda", ["adapter.rank=7"])
+    assert store.config(changed).adapter.rank == 7
+    with pytest.raises(ConfigError, match=r"adapter\.rank"):
+        store.clone(run, "Blue panda", ["adapter.rnak=7"])
 
 
 def test_a_new_name_changes_nothing_else(store: Store, run: RunDir) -> None:
@@ -131,7 +172,7 @@ def test_the_command_line_asks_a_living_run_only(run: RunDir, home_option: list[
         assert [run.requested(what) for what in ("pause", "save", "sample", "stop")] == [True, True, True, False]
         cli("runs", "unpause", "panda", *home_option)
         assert not run.requested("pause")
-        assert "saves after the step" in cli("runs", "stop", "panda", *home_option)
+        assert "saves and stops" in cli("runs", "stop", "panda", *home_option)
         assert run.requested("stop")
     failed = cli("runs", "pause", "panda", *home_option, code=1)
     assert "is not running" in failed

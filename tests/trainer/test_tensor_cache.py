@@ -12,7 +12,8 @@ from torch import Tensor
 
 from trainer.build import load_examples
 from trainer.components import load_components
-from trainer.config import ModelConfig, RunConfig
+from trainer.config import RunConfig
+from trainer.config_sections import ModelConfig
 from trainer.data.latents import BadLatentsError, LatentCache
 from trainer.data.tensor_cache import TensorCache, cache_key
 from trainer.data.text_cache import LiveText, cache_text

@@ -10,7 +10,7 @@ import torch
 
 from tests.trainer.conftest import FAMILY_NAMES, TOKENS
 from trainer.components import Components, load_components
-from trainer.config import ModelConfig
+from trainer.config_sections import ModelConfig
 from trainer.text import Framing, encode, tokenize, unet_arguments
 
 CAPTIONS = ["a red fox", "", "a caption that is a good deal longer than what the tokenizer takes"]

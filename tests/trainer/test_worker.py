@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -219,6 +220,45 @@ def test_a_stop_while_it_is_still_starting_is_not_lost(bench: Bench) -> None:
     wait_until(lambda: bench.state(run) != "queued")
     bench.store.stop(run)
     wait_until(lambda: bench.state(run) == "stopped")
+
+
+def test_a_run_is_watched_from_the_queue_to_its_end(bench: Bench) -> None:
+    run, broken = bench.run(steps=60), bench.run("crash")
+    watching = [watch(bench, run.id), watch(bench, "crash")]
+    assert {one.stdout.readline() for one in watching if one.stdout} == {"queued: Waiting for its turn\n"}
+    bench.work()
+    (well, _), (ill, _) = (one.communicate(timeout=WAIT_SECONDS) for one in watching)
+    assert [one.returncode for one in watching] == [0, 1]
+    assert "training  step " in well
+    assert well.splitlines()[-1] == "finished  step 60 of 60: Finished"
+    assert "Traceback" not in ill
+    assert ill.splitlines()[-1].startswith("failed")
+    assert "base.safetensors" in ill
+    assert bench.state(broken) == "failed"
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_run(bench: Bench) -> None:
+    run = bench.run(steps=100_000)
+    bench.work()
+    watching = watch(bench, "last")
+    assert watching.stdout is not None
+    next(line for line in watching.stdout if line.startswith("training"))
+    watching.send_signal(signal.SIGINT)
+    said, _ = watching.communicate(timeout=WAIT_SECONDS)
+    assert (watching.returncode, f"runs stop {run.id}" in said, "Traceback" in said) == (0, True, False)
+    assert bench.state(run) == "training"
+
+
+def watch(bench: Bench, name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trainer.cli", "runs", "watch", name, "--home", str(bench.store.home.path)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_job_sees_its_own_card_and_no_other(bench: Bench) -> None:
+    runs = [bench.run(steps=1000) for _ in range(2)]
+    bench.work("GPU-a", "GPU-b")
+    wait_until(lambda: all("sees" in tail(run.log_file) for run in runs))
+    assert {tail(run.log_file).split("sees ")[1].split()[0] for run in runs} == {"GPU-a", "GPU-b"}
 
 
 def test_stopping_what_waits_takes_it_off_the_queue(bench: Bench) -> None:

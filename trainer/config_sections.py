@@ -1,0 +1,291 @@
+"""Every setting of a run, declared once: type, default, bounds, title and help serve command line, form and docs.
+
+Nothing is built here and torch is not imported; `trainer.config_io` reads and writes these models. They are frozen and
+refuse keys that are not declared. A setting that may be absent is None by default, since TOML has no other word for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dora_core.families import TargetSet
+from dora_core.spec import Kind, NormAxis, NormGradient
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PredictionChoice = Literal["auto", "epsilon", "v"]
+ScheduleKind = Literal["cosine", "constant"]
+PicturePixels = Annotated[int, Field(ge=32, le=4096, multiple_of=8)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
+
+
+class ModelConfig(Section):
+    base: str = Field(
+        min_length=1,
+        title="Base model",
+        description="A folder in diffusers' layout, a .safetensors checkpoint, a hub id (owner/name), or 'starter'.",
+    )
+    revision: str | None = Field(default=None, title="Revision", description="Branch, tag or commit of a hub id.")
+    vae: str | None = Field(
+        default=None,
+        title="Other VAE",
+        description="A folder or hub id of a VAE to use in place of the base model's own.",
+    )
+    prediction: PredictionChoice = Field(
+        default="auto", title="Prediction", description="What the base model predicts; auto: as its files say."
+    )
+    zero_terminal_snr: bool | None = Field(
+        default=None,
+        title="Zero terminal SNR",
+        description="Whether the last timestep of the noise schedule is pure noise; absent: as the model's files say.",
+    )
+
+
+class PriorConfig(Section):
+    """Prior preservation: pictures of the class, made by the base model, keep it from forgetting the class."""
+
+    class_prompt: str = Field(
+        min_length=1, title="Class prompt", description="What the subject is one of, such as 'a dog'."
+    )
+    count: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        title="Class pictures",
+        description="How many there should be; missing ones are generated.",
+    )
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        title="Weight of the class",
+        description="Of the class pictures' loss beside the subject's.",
+    )
+    folder: Path | None = Field(
+        default=None,
+        title="Class folder",
+        description="Where class pictures lie or are put; absent: one of this base model and prompt, shared by runs.",
+    )
+
+
+class DataConfig(Section):
+    folder: Path = Field(title="Pictures", description="The folder of pictures, captions beside them.")
+    instance_prompt: str = Field(
+        default="",
+        title="Prompt of the set",
+        description="What every picture without a caption file of its own is called.",
+    )
+    resolution_px: PicturePixels = Field(
+        default=512,
+        title="Resolution",
+        description="Side of a square with as many pixels as a training picture has, about.",
+    )
+    bucket_step_px: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = Field(
+        default=64, title="Bucket step", description="Training pictures' sides are multiples of this."
+    )
+    bucket_ratio: float = Field(
+        default=2.0, ge=1, le=4, title="Longest bucket", description="Longest side by shortest; 1: squares only."
+    )
+    smallest_side_px: int = Field(
+        default=64,
+        ge=1,
+        le=4096,
+        title="Smallest side",
+        description="Pictures with a shorter side are left out, by name.",
+    )
+    longest_ratio: float = Field(
+        default=4.0,
+        ge=1,
+        le=100,
+        title="Longest picture",
+        description="Pictures longer than this for their width are left out.",
+    )
+    background: str = Field(
+        default="#ffffff",
+        pattern="^#[0-9a-fA-F]{6}$",
+        title="Background",
+        description="Colour below transparent pictures, as #rrggbb.",
+    )
+    prior: PriorConfig | None = Field(
+        default=None, title="Prior preservation", description="Class pictures that are trained along; absent: none."
+    )
+
+
+class AdapterConfig(Section):
+    kind: Kind = Field(
+        default="dora", title="Kind", description="dora: LoRA with a magnitude of its own; lora: without."
+    )
+    norm_axis: NormAxis = Field(
+        default="input",
+        title="DoRA's axis",
+        description="One magnitude per input (ComfyUI and Forge render it exactly) or per output (as PEFT).",
+    )
+    norm_gradient: NormGradient = Field(
+        default="detached",
+        title="DoRA's gradient",
+        description="detached: the norm is a constant in backward (DoRA paper, section 4.3); exact: it is not.",
+    )
+    rank: int = Field(default=16, ge=1, le=1024, title="Rank", description="Size of the update of each layer.")
+    alpha: float | None = Field(
+        default=None,
+        gt=0,
+        le=4096,
+        title="Alpha",
+        description="The update is scaled by alpha / rank; absent: alpha = rank.",
+    )
+    conv_rank: int | None = Field(
+        default=None, ge=1, le=1024, title="Rank of convolutions", description="Of kernels above 1x1; absent: as rank."
+    )
+    rank_stabilised: bool = Field(
+        default=False,
+        title="Rank-stabilised",
+        description="Scale by alpha / sqrt(rank) (rsLoRA) instead of alpha / rank.",
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, title="Dropout", description="On the input of the low-rank path.")
+    targets: TargetSet = Field(
+        default="attention", title="Layers", description="Which layers of the UNet (and text encoder) are adapted."
+    )
+    include: tuple[str, ...] = Field(
+        default=(),
+        title="Only layers",
+        description="Globs over module paths of the UNet, in place of the set of layers.",
+    )
+    exclude: tuple[str, ...] = Field(
+        default=(), title="Except layers", description="Globs over module paths of the UNet that are left out."
+    )
+    text_encoder: bool = Field(
+        default=False, title="Train the text encoder", description="Adapt the text encoder (both of SDXL) as well."
+    )
+
+
+class OptimConfig(Section):
+    learning_rate: float = Field(
+        default=1e-4,
+        gt=0,
+        le=0.1,
+        title="Learning rate",
+        description="Of the UNet's adapter, at the top of the schedule.",
+    )
+    text_encoder_learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=0.1,
+        title="Learning rate of the text encoder",
+        description="Absent: a quarter of the learning rate.",
+    )
+    magnitude_factor: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        title="Magnitude's factor",
+        description="Learning rate of DoRA's magnitudes by the others'.",
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, le=1, title="Weight decay", description="AdamW's, of the factors; magnitudes have none."
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), title="Betas", description="AdamW's averaging of the gradient and of its square."
+    )
+    clip_norm: float = Field(
+        default=1.0, gt=0, le=1000, title="Gradient clip", description="Largest norm of all gradients together."
+    )
+
+
+class ScheduleConfig(Section):
+    kind: ScheduleKind = Field(
+        default="cosine", title="Schedule", description="Of the learning rate after warm-up: falls to 0, or stays."
+    )
+    warmup: float = Field(
+        default=0.05,
+        ge=0,
+        le=0.5,
+        title="Warm-up",
+        description="Share of the steps in which the learning rate rises from 0.",
+    )
+
+
+class TrainConfig(Section):
+    steps: int = Field(default=1000, ge=1, le=1_000_000, title="Steps", description="Optimizer steps of the whole run.")
+    batch_size: int = Field(
+        default=1, ge=1, le=256, title="Batch", description="Pictures that go through the model at once."
+    )
+    accumulation: int = Field(
+        default=1, ge=1, le=256, title="Accumulation", description="Batches whose gradients make up one step."
+    )
+    seed: int = Field(
+        default=0, ge=0, le=2**32 - 1, title="Seed", description="Start values, order, noise: all follow from it."
+    )
+    precision: Precision = Field(
+        default="auto",
+        title="Precision",
+        description="Of the frozen model; auto: bf16 where the card has it, fp32 on a CPU.",
+    )
+    checkpointing: bool = Field(
+        default=False,
+        title="Save memory",
+        description="Compute activations twice instead of keeping them: slower, smaller.",
+    )
+    min_snr_gamma: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        title="Min-SNR gamma",
+        description="Weigh timesteps by min(SNR, gamma); absent: all alike.",
+    )
+    text_encoder_stop: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        title="Text encoder until",
+        description="Share of the steps after which it stays as it is.",
+    )
+    validation_every_steps: int = Field(
+        default=100, ge=0, le=1_000_000, title="Validate every", description="Steps between validation losses; 0: none."
+    )
+    validation_pictures: int = Field(
+        default=4, ge=1, le=64, title="Validation pictures", description="How many, with fixed noise and timesteps."
+    )
+    twin: bool = Field(
+        default=False, title="Twin runs", description="Train LoRA and DoRA as a pair that differs in nothing else."
+    )
+
+
+class SampleConfig(Section):
+    prompts: tuple[str, ...] = Field(
+        default=(),
+        max_length=32,
+        title="Sample prompts",
+        description="Drawn with fixed seeds; none: the prompt of the set.",
+    )
+    negative: str = Field(default="", title="Negative prompt", description="What samples should not show.")
+    every_steps: int = Field(
+        default=250,
+        ge=0,
+        le=1_000_000,
+        title="Sample every",
+        description="Steps between samples; 0: first and last only.",
+    )
+    steps: int = Field(default=25, ge=1, le=1000, title="Sampler steps", description="Denoising steps of a sample.")
+    guidance: float = Field(
+        default=7.0, ge=0, le=50, title="Guidance", description="Strength of the prompt in samples."
+    )
+    seed: int = Field(default=0, ge=0, le=2**32 - 1, title="Sample seed", description="Noise that samples start from.")
+    size_px: tuple[PicturePixels, PicturePixels] | None = Field(
+        default=None, title="Sample size", description="Width and height; absent: a square of the training resolution."
+    )
+
+
+class SaveConfig(Section):
+    every_steps: int = Field(
+        default=250,
+        ge=0,
+        le=1_000_000,
+        title="Save every",
+        description="Steps between checkpoints; 0: at the end only.",
+    )
+    keep_last: int = Field(default=2, ge=1, le=1000, title="Keep", description="Newest checkpoints that stay on disk.")
