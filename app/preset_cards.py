@@ -16,7 +16,7 @@ from trainer.presets import SHIPPED, Preset, list_presets, preset_folders
 from trainer.speed import expected_speed
 from trainer.vram import training_memory
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 @lru_cache(maxsize=4)
@@ -52,7 +52,7 @@ def _memory(config: RunConfig) -> list[str]:
         return []
     precision = "bf16" if config.train.precision == "auto" else config.train.precision
     memory = training_memory(config, base, precision, on_card=True)
-    return [f"{memory.peak_bytes / GIB:.1f} GiB VRAM"]
+    return [f"{size_in_words(memory.peak_bytes)} VRAM"]
 
 
 def _time(studio: Studio, config: RunConfig) -> list[str]:
@@ -60,6 +60,10 @@ def _time(studio: Studio, config: RunConfig) -> list[str]:
     if speed is None:
         return [f"{config.train.steps:,} steps"]
     return [f"{config.train.steps:,} steps", f"about {in_words(speed.seconds_per_step * config.train.steps)}"]
+
+
+def size_in_words(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= 0.1 * GIB else f"{size / MIB:.0f} MiB"
 
 
 def in_words(seconds: float) -> str:

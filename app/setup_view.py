@@ -13,7 +13,7 @@ from typing import Any
 from app.draft import Draft, DraftFile
 from app.form import sections
 from app.live import Shown
-from app.preset_cards import broken_presets, in_words, preset_cards
+from app.preset_cards import broken_presets, in_words, preset_cards, size_in_words
 from app.setup_form import Form, form_of
 from app.start import command, jobs_ahead
 from app.studio import Studio
@@ -32,7 +32,6 @@ from trainer.run_dir import RunDir
 
 FRESH_SECONDS = 15.0  # what does not show in the folders that are looked at is told so late: disk, the hub's cache
 RECENT_RUNS = 30
-GIB = 2**30
 Signature = tuple[tuple[str, int, int], ...]
 
 
@@ -175,7 +174,7 @@ def _base_line(facts: BaseFacts) -> str:
     predicts = {"epsilon": "predicts noise (epsilon)", "v": "predicts velocity (v)"}
     where = "on this machine" if facts.path else "fetched from the hub first"
     parts = [facts.family.title, *([predicts[facts.prediction]] if facts.prediction else [])]
-    return " · ".join([*parts, f"{facts.bytes_on_disk / GIB:.2g} GiB", where])
+    return " · ".join([*parts, size_in_words(facts.bytes_on_disk), where])
 
 
 def _axis_line(axis: str) -> str:
@@ -192,12 +191,12 @@ def _plan(found: Plan | None) -> dict[str, Any] | None:
         return None
     seconds, memory, machine = found.seconds, found.memory, found.machine
     return {
-        "memory": f"{memory.peak_bytes / GIB:.1f}" if memory else "",
-        "have": f"{machine.memory_bytes / GIB:.1f} GiB of {machine.name}",
+        "memory": size_in_words(memory.peak_bytes) if memory else "",
+        "have": f"{size_in_words(machine.memory_bytes)} of {machine.name}",
         "share": memory.peak_bytes / machine.memory_bytes if memory else 0,
         "time": "" if seconds is None else in_words(seconds),
-        "disk": f"{found.disk_bytes / GIB:.1f}",
-        "free": f"{found.free_disk_bytes / GIB:.0f} GiB free",
+        "disk": size_in_words(found.disk_bytes),
+        "free": f"of {size_in_words(found.free_disk_bytes)} free",
         "passes": f"{found.passes:.3g}",
         "pictures": found.dataset.count,
         "rows": [{"title": title, "text": text} for title, text in summary(found)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ def look_up(base: str, revision: str | None = None) -> BaseFacts:
 
 def locate(base: str) -> Path | None:
     """The folder or file that `base` names, None for a name on the hub; FileFormatError where it can be neither."""
-    path = STARTER if base == "starter" else Path(base).expanduser()
+    path = STARTER if base == "starter" else Path(os.path.expanduser(base))
     if path.suffix in PICKLE_ENDINGS:
         raise FileFormatError(pickle_refusal(path))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,12 +153,12 @@ def _anchored(values: Values, root: Path) -> Values:
 
 
 def _anchored_value(key: str, value: object, root: Path) -> object:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or key not in (*_FOLDERS, *_MODELS):
         return value
-    path = root / Path(value).expanduser()
+    path = root / os.path.expanduser(value)  # Path's own raises for a person that is not known
     if key in _FOLDERS:
         return str(path)
-    is_path = key in _MODELS and (value.startswith((".", "~")) or _exists(path))
+    is_path = value.startswith((".", "~")) or _exists(path)
     return str(path) if is_path else value
 
 

@@ -163,7 +163,7 @@ const draw = (next) => {
     if (!(row.isTyped && document.activeElement === row.control)) row.set(shown(key));
     const from = row.keys.filter((each) => each in data.typed);
     row.box.classList.toggle('changed', from.length > 0);
-    row.box.querySelector('.back').textContent = `back to ${data.below[key] || 'not set'}`;
+    row.box.querySelector('.back').textContent = row.inputs ? 'back to preset' : `back to ${data.below[key] || 'not set'}`;
     row.box.querySelector('.back').title = 'Back to preset';
     const wrong = data.problems.filter((problem) => row.keys.includes(problem.key)).map((problem) => problem.sentence);
     row.error.textContent = wrong.join(' ');
@@ -221,9 +221,9 @@ const plan = () => {
   part('.pictures span').textContent = set ? `${set.count} pictures of ${set.name}.` : shown('data.folder') ? `Pictures in ${shown('data.folder')}.` : 'No pictures yet.';
   const figure = (title, value, of, isMuch) => make('div', { className: isMuch ? 'much' : '' }, make('dt', { textContent: title }), make('dd', {}, value || '–', make('span', { className: 'of', textContent: of })));
   part('.figures').replaceChildren(...(plan ? [
-    figure('Memory', plan.memory && `${plan.memory} GiB`, `of ${plan.have}`, plan.share > 0.95),
+    figure('Memory', plan.memory, `of ${plan.have}`, plan.share > 0.95),
     figure('Time', plan.time, plan.time ? 'of steps' : 'the first run with this base model tells'),
-    figure('Disk', `${plan.disk} GiB`, plan.free),
+    figure('Disk', plan.disk, plan.free),
     figure('Passes', plan.passes, `over ${plan.pictures} pictures`),
   ] : []));
   part('.problems').replaceChildren(...problems.map((problem) => make('li', {}, ...linked(problem.sentence))));
