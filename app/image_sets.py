@@ -118,12 +118,13 @@ class ImageSets:
             out.write("\n".join(SAMPLE_SETS).encode())
 
     def _copy_sample(self, sample: str, file: SetFile) -> None:
+        if (self.root / sample).exists():
+            return
         draft = self.root / f".{sample}"
         shutil.rmtree(draft, ignore_errors=True)  # of a start that was cut short
         shutil.copytree(SAMPLES / sample, draft)
         StoredSet(draft).write(file)
-        if not (self.root / sample).exists():
-            draft.rename(self.root / sample)
+        draft.rename(self.root / sample)
 
     def _free_name(self, wanted: str) -> str:
         """That name, with a number behind it where another set has it."""

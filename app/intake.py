@@ -93,20 +93,3 @@ class Intake:
         for folder in self.folder.glob("zip-*"):
             if time.time() - folder.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def take_zip(stored: StoredSet, path: Path, intake: Intake) -> list[tuple[str, str]]:
-    """All of a zip; the name of every file in it that there is something to say about, and what. Raises BadZipError."""
-    contents = zip_import.look_into(path)
-    told = list(contents.left_out)
-    for member in contents.members:
-        with intake.waiting() as folder:
-            try:
-                name, data = zip_import.unpack(path, member.index, MOST_BYTES)
-                (folder / "member").write_bytes(data)
-                text = intake.take(stored, folder / "member", name).text
-            except ExplainedError as error:
-                text = str(error).strip()
-        if text:
-            told.append((member.name, text))
-    return told

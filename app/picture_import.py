@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from app.set_file import PictureNote
+from trainer.data.captions import clean
 from trainer.data.scan import REFUSED, SUFFIXES, Picture, open_upright, scan
 from trainer.failures import ExplainedError
 
@@ -60,8 +61,8 @@ def suffix_of(name: str) -> str:
 
 
 def shown_name(name: str) -> str:
-    """The last part of a path, of any system, not longer than anybody reads."""
-    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    """The last part of a path, of any system, on one line and not longer than anybody reads."""
+    last = clean(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
     return last if len(last) <= LONGEST_NAME else f"{last[: LONGEST_NAME - 10]}...{last[-7:]}"
 
 

@@ -105,11 +105,12 @@ def _card(
     note = file.note(path.name)
     tokens = count_tokens(caption.text, training.base)
     placement = place(*size, buckets) if size else None
+    can_show = size is not None and path.suffix.lower() in PICTURES  # what was put there by hand may be any file
     return {
         "id": path.name,
         "name": note.name,
-        "thumbnail": _address(studio, path, THUMBNAIL_PX),
-        "picture": _address(studio, path, None),
+        "thumbnail": media_url(studio, path, THUMBNAIL_PX) if can_show else "",
+        "picture": media_url(studio, path) if can_show else "",
         "size": f"{size[0]}x{size[1]}" if size else "",
         "caption": caption.text if caption.file else "",
         "is_own": caption.file is not None,
@@ -117,13 +118,8 @@ def _card(
         "warnings": [*_about_shape(size, placement, training.data), *_about_caption(caption, tokens)],
         "told": note.told,
         "tokens": tokens.text,
-        "seen": _seen(placement) if placement else None,
+        "seen": _seen(placement) if placement and can_show else None,
     }
-
-
-def _address(studio: Studio, path: Path, width: int | None) -> str:
-    """ "" for what a browser cannot show."""
-    return media_url(studio, path, width) if path.suffix.lower() in PICTURES else ""
 
 
 def _seen(placement: Placement) -> Mapping[str, Any]:

@@ -84,7 +84,8 @@ const update = (card, picture) => {
   if (text === card.seen) return;
   card.seen = text;
   const inside = (name) => card.node.querySelector(name);
-  put(inside('img'), 'src', new URL(picture.thumbnail, location.href).href);
+  inside('img').hidden = !picture.thumbnail;
+  if (picture.thumbnail) put(inside('img'), 'src', new URL(picture.thumbnail, location.href).href);
   inside('.name').textContent = inside('.name').title = picture.name;
   inside('.size').textContent = picture.size;
   inside('.look').setAttribute('aria-label', `Show what the model will see of ${picture.name}`);

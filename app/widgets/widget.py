@@ -63,5 +63,8 @@ def _text(name: str, kind: str) -> str:
 
 
 def to_json(value: object) -> str:
-    """As the widget's value. Numbers that are not finite have no JSON: they must have become None before."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """As the widget's value. Numbers that are not finite have no JSON: they must have become None before.
+
+    Gradio warns of every value with a script tag in it, such as a caption that has one; this text has no tags.
+    """
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

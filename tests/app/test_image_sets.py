@@ -19,7 +19,7 @@ from app.caption_edits import Edit, changed, own_captions
 from app.draft import DraftFile
 from app.draft_set import choose_set, chosen_set
 from app.image_sets import MOST_PICTURES, ImageSets, NoSuchSetError, SetFullError, StoredSet
-from app.intake import Intake, NoSuchZipError, Taken, take_zip
+from app.intake import Intake, NoSuchZipError, Taken
 from app.live import Shown
 from app.picture_import import BadPictureError
 from app.set_uses import SetInUseError, refuse_while_used, runs_with
@@ -31,6 +31,7 @@ from trainer.base_files import STARTER
 from trainer.config_io import config_from
 from trainer.data.captions import read_captions
 from trainer.data.scan import scan
+from trainer.failures import ExplainedError
 from trainer.home import Home
 
 SHOWN = Shown("images", "")
@@ -463,6 +464,20 @@ def test_cards_follow_every_change_on_disk(studio: Studio, stored: StoredSet, in
 
 
 # Zips
+
+
+def take_zip(stored: StoredSet, path: Path, intake: Intake) -> list[tuple[str, str]]:
+    """All of it, as the page does; what was told of which file."""
+    intake.folder.mkdir(parents=True, exist_ok=True)
+    kept, contents = intake.keep_zip(path)
+    told = list(contents.left_out)
+    for member in contents.members:
+        try:
+            intake.take_member(stored, kept, member.index)
+        except ExplainedError as error:
+            told.append((member.name, str(error)))
+    intake.forget_zip(kept)
+    return told
 
 
 @pytest.fixture

@@ -11,6 +11,9 @@ from app.image_sets import MOST_PICTURES, ImageSets
 from app.intake import MOST_BYTES
 from tests.app import pictures
 from tests.app.conftest import Server
+from trainer.config_io import config_from
+from trainer.home import Home
+from trainer.store import Store
 
 
 @pytest.fixture
@@ -77,6 +80,15 @@ def test_a_zip_is_taken_member_by_member_and_forgotten(client: httpx.Client, ser
     assert client.post(f"/sets/{made}/zip/{opened['zip']}/1").status_code == 422  # no member to be taken
     assert client.post(f"/sets/zip/{opened['zip']}/forget").status_code == 200
     assert client.post(f"/sets/{made}/zip/{opened['zip']}/0").status_code == 404
+
+
+def test_deleting_a_set_says_which_runs_need_it(client: httpx.Client, server: Server, made: str) -> None:
+    store = Store(Home(server.home))
+    folder = server.home / "sets" / made
+    run = store.create(config_from({"data": {"folder": str(folder)}, "model": {"base": "starter"}}))
+    assert client.get(f"/sets/{made}/runs").json() == [run.id]
+    store.delete(run)
+    assert client.get(f"/sets/{made}/runs").json() == []
 
 
 def test_a_full_set_takes_no_more(client: httpx.Client, server: Server, made: str) -> None:
