@@ -21,8 +21,8 @@ from trainer.compare.manifest import GRID, MANIFEST, PAGE, PLOT, BaseEntry, Colu
 from trainer.compare.notes import notes_on
 from trainer.compare.page import page
 from trainer.compare.publish import new_folder
-from trainer.compare.request import Request, RequestError
-from trainer.compare.rows import check_count, choose_rows, labels
+from trainer.compare.request import Request, RequestError, check_count
+from trainer.compare.rows import choose_rows, labels
 from trainer.compare.sources import (
     Found,
     Source,
