@@ -1,12 +1,13 @@
 """Pictures and files for the browser, from the home folder and from nowhere else.
 
-Gradio would serve whole folders with any type, scripts included. These routes know two places, sets and runs; they
-resolve links before they look, go by a list of endings, and never answer with something that a browser would run.
+Gradio would serve whole folders with any type, scripts included. These routes know three places, sets, runs and grids;
+they resolve links before they look, go by a list of endings, and never answer with something that a browser would run.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,7 +35,7 @@ FOREVER, ASK = "private, max-age=31536000, immutable", "private, no-cache"
 
 
 def media_routes(studio: Studio) -> APIRouter:
-    """``/media/...`` shows pictures (``?w=320`` small), ``/download/...`` saves files; both below sets/ or runs/."""
+    """``/media/...`` shows pictures (``?w=320`` small), ``/download/...`` saves files; below sets/, runs/ or grids/."""
     router = APIRouter()
 
     @router.get("/media/{place}/{path:path}")
@@ -57,9 +58,8 @@ def media_routes(studio: Studio) -> APIRouter:
 
 def find(studio: Studio, place: str, path: str, endings: frozenset[str]) -> Path:
     """The file at that place; raises 404 for whatever is not a plain file inside it with one of the endings."""
-    roots = {"sets": studio.sets, "runs": studio.home.runs}
     try:
-        root = roots[place].resolve(strict=True)
+        root = _places(studio)[place].resolve(strict=True)
         file = (root / path).resolve(strict=True)
     except (KeyError, OSError, ValueError, RuntimeError):  # ValueError: a NUL; RuntimeError: links in a circle
         raise HTTPException(404) from None
@@ -69,7 +69,7 @@ def find(studio: Studio, place: str, path: str, endings: frozenset[str]) -> Path
 
 
 def media_url(studio: Studio, file: Path, width: int | None = None) -> str:
-    """The address of a picture below sets/ or runs/, which changes with the file."""
+    """The address of a picture below one of the places, which changes with the file."""
     stat = file.stat()
     version = f"{stat.st_mtime_ns:x}-{stat.st_size:x}"
     small = f"&w={width}" if width else ""
@@ -98,7 +98,11 @@ def thumbnail(studio: Studio, file: Path, width: int) -> Path:
 
 
 def _address(studio: Studio, file: Path, kind: str) -> str:
-    for place, root in (("sets", studio.sets), ("runs", studio.home.runs)):
+    for place, root in _places(studio).items():
         if file.is_relative_to(root):
             return f"/{kind}/{place}/{quote(file.relative_to(root).as_posix())}"
-    raise ValueError(f"{file} lies neither below {studio.sets} nor below {studio.home.runs}")
+    raise ValueError(f"{file} lies in none of the places that a browser may read from")
+
+
+def _places(studio: Studio) -> Mapping[str, Path]:
+    return {"sets": studio.sets, "runs": studio.home.runs, "grids": studio.grids}

@@ -25,6 +25,11 @@ class Studio:
         return self.home.path / "sets"
 
     @property
+    def grids(self) -> Path:
+        """Comparisons of files that belong to no run; those of runs lie in theirs."""
+        return self.home.path / "grids"
+
+    @property
     def thumbnails(self) -> Path:
         """May be deleted at any time."""
         return self.home.path / "cache" / "thumbnails"
