@@ -17,8 +17,9 @@ const words = (list, texts) => list.replaceChildren(...texts.map(([text, warns])
 const isDirty = (card) => card.text.value !== card.saved;
 const mark = (card, text, state) => { card.state.textContent = text; card.state.dataset.state = state; };
 const look = (card) => {
+  if (card.id !== selected) cards.get(selected)?.node.removeAttribute('aria-current');
   selected = card.id;
-  for (const other of cards.values()) other.node.setAttribute('aria-current', String(other === card));
+  card.node.setAttribute('aria-current', 'true');
   announce('seen', { ...card.picture, typed: card.text.value.trim() });
 };
 

@@ -15,8 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, sync_playwright
+
+from app.image_sets import ImageSets, StoredSet
+from app.intake import Intake
+from app.studio import Studio
+from trainer.home import Home
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 90  # importing Gradio alone takes seconds, many on a loaded machine
@@ -133,6 +139,36 @@ class Watch:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in ("127.0.0.1", "localhost"):
             self.problems.append(f"request to {url}")
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    """Without a server."""
+    return Studio(Home(tmp_path / "home"))
+
+
+@pytest.fixture
+def sets(studio: Studio) -> ImageSets:
+    return ImageSets(studio.sets)
+
+
+@pytest.fixture
+def stored(sets: ImageSets) -> StoredSet:
+    """An empty set."""
+    return sets.create("Cats")
+
+
+@pytest.fixture
+def intake(studio: Studio) -> Intake:
+    return Intake(studio.incoming)
+
+
+@pytest.fixture
+def cats(server: Server) -> Generator[StoredSet, None, None]:
+    """An empty set on the server, chosen; gone afterwards."""
+    name = httpx.post(f"{server.url}/sets", json={"name": "Cats"}).json()["id"]
+    yield ImageSets(server.home / "sets").find(name)
+    httpx.post(f"{server.url}/sets/{name}/delete")
 
 
 OpenPage = Callable[..., Page]

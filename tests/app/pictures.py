@@ -1,4 +1,4 @@
-"""Pictures and archives of every odd kind, made where they are needed."""
+"""Pictures and archives of every odd kind, made where they are needed, and the way into a set."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import zlib
 from collections.abc import Mapping
 
 from PIL import Image
+
+from app.image_sets import StoredSet
+from app.intake import Intake, Taken
 
 
 def picture(width: int = 96, height: int = 64, kind: str = "PNG", mode: str = "RGB", seed: int = 1) -> bytes:
@@ -75,3 +78,15 @@ def locked(data: bytes) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def give(intake: Intake, stored: StoredSet, data: bytes, name: str) -> Taken:
+    with intake.waiting() as folder:
+        path = folder / "upload"
+        path.write_bytes(data)
+        return intake.take(stored, path, name)
+
+
+def names(stored: StoredSet) -> list[str]:
+    """As a person called them."""
+    return [stored.file.note(path.name).name for path in stored.pictures()]
