@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from app.studio import Studio
 from trainer.config import RunConfig
 from trainer.config_errors import ConfigError
 from trainer.failures import ExplainedError
-from trainer.home import Home
+from trainer.home import VARIABLE, Home
 from trainer.plan import plan
 from trainer.queue import UNDONE, Queue
 from trainer.run_dir import RunDir
@@ -63,7 +64,8 @@ def command(studio: Studio, form: Form, config: RunConfig) -> str:
         override(key, texts[key]) if (key := each.partition("=")[0]) in PATHS and texts[key] else each
         for each in form.overrides
     ]
-    home = [] if Home.find().path == studio.home.path else ["--home", str(studio.home.path)]
+    is_default = VARIABLE not in os.environ and Home.find().path == studio.home.path
+    home = [] if is_default else ["--home", str(studio.home.path)]
     return shlex.join(["dora-studio", "train", form.preset, *settings, *home])
 
 

@@ -7,7 +7,9 @@ const make = (tag, props = {}, ...children) => {
 };
 let data = null;
 let answeredAt = 0;
-const pending = new Map(); // typed, and not known to be on disk yet
+// Typed, and not known to be on disk yet. Gradio builds the page anew when its server was away, a person by F5.
+const UNSAVED = 'dora-studio-unsaved';
+const pending = new Map(JSON.parse(sessionStorage.getItem(UNSAVED) ?? '[]'));
 const rows = new Map(); // key -> { box, control, get, set, title }
 const typed = (key) => pending.get(key) ?? data.typed[key];
 const shown = (key) => typed(key) ?? data.below[key];
@@ -15,7 +17,10 @@ const shown = (key) => typed(key) ?? data.below[key];
 // What is typed goes to the draft when the keys rest; one request at a time carries all that came meanwhile.
 let resting = 0;
 let sending = null;
-const state = (text) => { part('.state').textContent = text; element.dataset.state = pending.size ? 'typing' : 'saved'; };
+const state = (text) => {
+  part('.state').textContent = text;
+  sessionStorage.setItem(UNSAVED, JSON.stringify([...pending]));
+};
 const flush = () => {
   clearTimeout(resting);
   sending ??= (async () => {
@@ -45,7 +50,6 @@ const act = async (path, body) => {
   await flush();
   try { draw(await post(path, body)); return ''; } catch (error) { state(error.message); return error.message; }
 };
-window.addEventListener('pagehide', () => { if (pending.size) flush(); });
 
 // A setting: its title and key, what is typed, what it means, what is wrong with it, and the way back to the preset.
 const CONTROLS = {
@@ -129,7 +133,7 @@ const build = () => {
   part('.sections').append(...data.sections.map(section).filter((box) => box.querySelector('.setting')));
 };
 const section = (each) => {
-  const grid = make('fieldset', { className: 'grid', ariaLabel: each.title }, ...each.fields.filter((field) => !TOP.includes(field.key)).map((field) => setting(field)));
+  const grid = make('fieldset', { className: 'grid', ariaLabel: `${each.title}, settings` }, ...each.fields.filter((field) => !TOP.includes(field.key)).map((field) => setting(field)));
   const box = make('div', { className: 'section' });
   if (each.is_optional) {
     box.append(setting({ ...each, control: 'switch', expects: '', choices: [] }));
@@ -153,6 +157,12 @@ const go = (key) => {
   control.focus();
 };
 
+// Drawn anew only when it changes: what is being clicked or read stays where it is.
+const fresh = (node, value, children) => {
+  const drawn = JSON.stringify(value);
+  if (node.dataset.drawn !== drawn) node.replaceChildren(...children());
+  node.dataset.drawn = drawn;
+};
 const draw = (next) => {
   if (data && next.changed_at < data.changed_at && Date.now() - answeredAt < 3000) return; // older than what was answered
   const isFirst = data === null;
@@ -182,7 +192,7 @@ const hints = () => {
   rows.get('adapter.alpha').help.textContent = Number.isFinite(scale) ? `alpha / ${isRoot ? '√rank' : 'rank'} = ${Number(scale.toPrecision(3))}` : '';
   rows.get('adapter.alpha').control.placeholder = 'as rank';
   rows.get('model.base').help.textContent = data.base;
-  part('#setup-bases').replaceChildren(...data.bases.map((value) => make('option', { value })));
+  fresh(part('#setup-bases'), data.bases, () => data.bases.map((value) => make('option', { value })));
   const axis = rows.get('adapter.norm_axis');
   for (const input of axis.inputs) input.disabled = kind() === 'lora';
   axis.help.textContent = kind() === 'lora' ? 'Of DoRA only: LoRA renders exactly everywhere.' : data.axes[shown('adapter.norm_axis')] ?? '';
@@ -192,19 +202,17 @@ const hints = () => {
 };
 const presets = () => {
   const cards = part('.cards');
-  const drawn = JSON.stringify(data.cards);
-  if (cards.dataset.drawn !== drawn) cards.replaceChildren(...data.cards.map(card));
-  cards.dataset.drawn = drawn;
+  fresh(cards, data.cards, () => data.cards.map(card));
   for (const input of cards.querySelectorAll('input')) input.checked = input.value === data.preset;
-  part('.broken').replaceChildren(...data.broken.map((each) => make('li', { textContent: `${each.file} is left out: ${each.reason}` })));
+  fresh(part('.broken'), data.broken, () => data.broken.map((each) => make('li', { textContent: `${each.file} is left out: ${each.reason}` })));
   const keys = Object.keys(data.typed);
-  const list = keys.slice(0, 12).flatMap((key) => [' ', link(key, rows.get(key).title)]);
-  part('.changes span').replaceChildren(...(keys.length ? ['Changed:', ...list, keys.length > 12 ? ` and ${keys.length - 12} more` : ''] : ['As the preset has it.']));
+  const list = () => keys.slice(0, 12).flatMap((key) => [' ', link(key, rows.get(key).title)]);
+  fresh(part('.changes span'), keys, () => (keys.length ? ['Changed:', ...list(), keys.length > 12 ? ` and ${keys.length - 12} more` : ''] : ['As the preset has it.']));
   part('.all').hidden = !keys.length;
   part('.undo').hidden = !data.undo;
   part('.advanced .count').textContent = `${keys.filter((key) => !TOP.includes(key)).length || 'none'} changed`;
   const runs = part('.fill select');
-  runs.replaceChildren(make('option', { value: '', textContent: data.runs.length ? 'choose' : 'none yet' }), ...data.runs.map((run) => make('option', { value: run.id, textContent: run.id })));
+  fresh(runs, data.runs, () => [make('option', { value: '', textContent: data.runs.length ? 'choose' : 'none yet' }), ...data.runs.map((run) => make('option', { value: run.id, textContent: run.id }))]);
   runs.disabled = !data.runs.length;
   part('.note').hidden = !data.note;
   part('.note').textContent = data.note;
@@ -220,19 +228,18 @@ const plan = () => {
   const { plan, set, problems } = data;
   part('.pictures span').textContent = set ? `${set.count} pictures of ${set.name}.` : shown('data.folder') ? `Pictures in ${shown('data.folder')}.` : 'No pictures yet.';
   const figure = (title, value, of, isMuch) => make('div', { className: isMuch ? 'much' : '' }, make('dt', { textContent: title }), make('dd', {}, value || '–', make('span', { className: 'of', textContent: of })));
-  part('.figures').replaceChildren(...(plan ? [
+  fresh(part('.figures'), plan, () => (plan ? [
     figure('Memory', plan.memory, `of ${plan.have}`, plan.share > 0.95),
     figure('Time', plan.time, plan.time ? 'of steps' : 'the first run with this base model tells'),
     figure('Disk', plan.disk, plan.free),
     figure('Passes', plan.passes, `over ${plan.pictures} pictures`),
   ] : []));
-  part('.problems').replaceChildren(...problems.map((problem) => make('li', {}, ...linked(problem.sentence))));
-  part('.notices').replaceChildren(...data.notices.map((text) => make('li', {}, ...linked(text))));
+  fresh(part('.problems'), problems, () => problems.map((problem) => make('li', {}, ...linked(problem.sentence))));
+  fresh(part('.notices'), data.notices, () => data.notices.map((text) => make('li', {}, ...linked(text))));
   part('.rows').hidden = !plan;
-  part('.rows dl').replaceChildren(...(plan?.rows ?? []).flatMap((row) => [make('dt', { textContent: row.title }), make('dd', { textContent: row.text })]));
-  part('.command').hidden = !data.command;
-  part('.cli').textContent = data.command;
-  part('.toml').textContent = data.toml;
+  fresh(part('.rows dl'), plan?.rows, () => (plan?.rows ?? []).flatMap((row) => [make('dt', { textContent: row.title }), make('dd', { textContent: row.text })]));
+  part('.shown').hidden = !data.command;
+  for (const name of ['command', 'toml']) fresh(part(`pre.${name}`), data[name], () => [data[name]]);
   const start = part('.start');
   start.disabled = starting || problems.length > 0;
   start.textContent = kind() === 'both' ? 'Start both runs' : 'Start training';
@@ -285,3 +292,4 @@ part('.start').addEventListener('click', async () => {
   if (wrong) part('.reason').textContent = wrong;
 });
 show(draw);
+if (pending.size) flush();
