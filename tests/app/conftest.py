@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, expect, sync_playwright
 
 from app.image_sets import ImageSets, StoredSet
 from app.intake import Intake
@@ -26,6 +26,7 @@ from trainer.home import Home
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 90  # importing Gradio alone takes seconds, many on a loaded machine
+EXPECT_MS = 20_000  # a state that comes is waited for on a busy machine too
 FLAGS = (  # the last three: no connection of the browser's own
     "--no-sandbox",
     "--disable-gpu",
@@ -107,6 +108,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, 
 
 @pytest.fixture(scope="session")
 def browser(chromium_path: str) -> Generator[Browser, None, None]:
+    expect.set_options(timeout=EXPECT_MS)
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=chromium_path, args=list(FLAGS))
 
@@ -195,7 +197,7 @@ def open_page(
             viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True
         )
         contexts.append(context)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(EXPECT_MS)
         page = context.new_page()
         watch.attach(page)
         page.goto(url)
