@@ -23,14 +23,16 @@ class Frame:
     """Handed to each place's `build(frame, tab) -> list[Live]`.
 
     `place` and `run_id` are of one browser tab: which place it shows, and the run that Train is about. They are in the
-    address as well (?place=train&run=...), so a refresh and a bookmark come back to the same view. All else is on disk.
+    address as well (?place=train&run=...), so a refresh and a bookmark come back to the same view. They are fields that
+    nobody sees, not states: the browser has them, so a page goes on when the server was killed and started again. All
+    else is on disk.
     """
 
     studio: Studio
     page: gr.Blocks
     tabs: gr.Tabs
-    place: gr.State
-    run_id: gr.State
+    place: gr.Textbox
+    run_id: gr.Textbox
 
 
 def go_to(place: str) -> gr.Tabs:

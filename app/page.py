@@ -8,6 +8,7 @@ import gradio as gr
 
 from app import runs_list, system
 from app.frame import PLACES, Frame, go_to
+from app.known_runs import known_runs
 from app.live import SECONDS, Live, Shown, changes
 from app.pages import adapters, compare, images, setup, train
 from app.studio import Studio
@@ -18,7 +19,9 @@ BUILDERS = {"images": images, "setup": setup, "train": train, "compare": compare
 
 def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="DoRA Studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        place, run_id, seen = gr.State("images"), gr.State(""), gr.State({})
+        place = gr.Textbox("images", label="Place", visible="hidden")
+        run_id = gr.Textbox("", label="Run", visible="hidden")
+        seen = gr.State({})
         header = widget("header", label="Machine")
         with gr.Sidebar(open=False, width=300, elem_id="sidebar"):
             runs = widget("runs", label="Runs")
@@ -45,10 +48,9 @@ def _open(studio: Studio) -> Any:
 
     def opened(request: gr.Request) -> tuple[gr.Tabs, str, str]:
         asked = dict(request.query_params)
-        listed = studio.store.list_runs()
-        ids = [entry.run.id for entry in listed]
-        working = next((entry.run.id for entry in listed if entry.status.is_live), "")
-        run = asked["run"] if asked.get("run") in ids else working or (ids[0] if ids else "")
+        listed = known_runs(studio.home).all()
+        working = next((known.run.id for known in listed if known.status.is_live), "")
+        run = asked.get("run") or working or (listed[0].run.id if listed else "")
         place = asked["place"] if asked.get("place") in PLACES else ("train" if working else "images")
         return go_to(place), place, run
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from app.compare_routes import compare_routes
 from app.gate import LOOPBACK, Access, Gate
 from app.media import media_routes
+from app.run_routes import run_routes
 from app.sets_routes import sets_routes
 from app.setup_routes import setup_routes
 from app.studio import Studio
@@ -60,6 +62,8 @@ def build_server(studio: Studio, where: Listening) -> FastAPI:
     server.add_middleware(Gate, access=where.access)
     server.include_router(media_routes(studio))
     server.include_router(sets_routes(studio))
+    server.include_router(compare_routes(studio))
+    server.include_router(run_routes(studio))
     server.include_router(setup_routes(studio))
     page = build_page(studio)
     page.queue(default_concurrency_limit=8, max_size=64)
