@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from app.studio import Studio
@@ -12,7 +13,7 @@ from trainer.config import RunConfig
 from trainer.config_errors import ConfigError
 from trainer.config_io import config_from
 from trainer.devices import read_driver
-from trainer.presets import SHIPPED, Preset, list_presets, preset_folders
+from trainer.presets import Preset, list_presets, preset_folders
 from trainer.speed import expected_speed
 from trainer.vram import training_memory
 
@@ -20,26 +21,25 @@ MIB, GIB = 2**20, 2**30
 
 
 @lru_cache(maxsize=4)
-def preset_cards(studio: Studio, folder: str, seen: object) -> list[dict[str, Any]]:
+def preset_cards(studio: Studio, folder: Path, seen: object) -> list[dict[str, Any]]:
     """`folder`: the pictures that they would train on; `seen`: changes with the presets and the pictures."""
     found = list_presets(preset_folders(studio.home)).presets
-    own = {path.stem for path in preset_folders(studio.home)[-1].glob("*.toml")}
-    return [_card(studio, preset, folder) | {"own": preset.name in own} for preset in found]
+    return [_card(studio, preset, folder) for preset in found]
 
 
 @lru_cache(maxsize=4)
 def broken_presets(studio: Studio, seen: object) -> list[dict[str, str]]:
     found = list_presets(preset_folders(studio.home)).broken
-    return [{"file": str(each.path), "reason": each.reason} for each in found if each.path.parent != SHIPPED]
+    return [{"file": str(each.path), "reason": each.reason} for each in found]
 
 
-def _card(studio: Studio, preset: Preset, folder: str) -> dict[str, Any]:
+def _card(studio: Studio, preset: Preset, folder: Path) -> dict[str, Any]:
     card = {"name": preset.name, "title": preset.head.title, "summary": preset.head.summary, "figures": []}
     try:
-        config = config_from({"preset": preset.name}, [f"data.folder={folder or '.'}"], studio.home)
+        config = config_from({"preset": preset.name}, [f"data.folder={folder}"], studio.home)
     except ConfigError as error:
         return card | {"summary": f"{preset.head.summary} Needs a correction: {error}"}
-    return card | {"figures": [*_memory(config), *_time(studio, config)], "kind": config.adapter.kind}
+    return card | {"figures": [*_memory(config), *_time(studio, config)]}
 
 
 def _memory(config: RunConfig) -> list[str]:

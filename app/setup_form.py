@@ -36,6 +36,7 @@ class Form:
     preset: str
     images: StoredSet | None
     below: Mapping[str, str]
+    folder: Path  # of the pictures; one that is not there while nobody has said which
 
     @property
     def typed(self) -> dict[str, str]:
@@ -73,7 +74,7 @@ def form_of(studio: Studio, draft: Draft) -> Form:
     if images:
         below["data.folder"] = str(images.folder)
         below["data.instance_prompt"] = images.file.prompt or below["data.instance_prompt"]
-    return Form(draft, name, images, below)
+    return Form(draft, name, images, below, folder)
 
 
 def edit(studio: Studio, values: Mapping[str, str]) -> None:
@@ -89,9 +90,11 @@ def edit(studio: Studio, values: Mapping[str, str]) -> None:
 
 
 def reset(studio: Studio, keys: Iterable[str]) -> None:
-    """Back to the preset."""
+    """Back to the preset; Undo brings back what was typed."""
     wanted = frozenset(keys)
-    DraftFile(studio.home).change(lambda draft: draft.but(values=_without(draft.values, wanted)))
+    DraftFile(studio.home).change(
+        lambda draft: draft.but(values=_without(draft.values, wanted), aside=draft.put_aside(), note="")
+    )
 
 
 def choose_preset(studio: Studio, name: str) -> None:

@@ -45,7 +45,7 @@ def setup_routes(studio: Studio) -> APIRouter:
     @router.post("/start")
     def begin(asked: Key) -> dict[str, str]:
         begun = _explained(lambda: start(studio, asked.key))
-        return {"run": begun.runs[0].id}
+        return {"run": begun[0].id}
 
     return router
 

@@ -19,6 +19,7 @@ from app.start import command, jobs_ahead
 from app.studio import Studio
 from dora_core.errors import FileFormatError
 from dora_core.rendering import rendering
+from dora_core.spec import NormAxis
 from trainer.base_files import BaseFacts, look_up
 from trainer.cli_plan import summary
 from trainer.config import RunConfig
@@ -32,6 +33,8 @@ from trainer.run_dir import RunDir
 
 FRESH_SECONDS = 15.0  # what does not show in the folders that are looked at is told so late: disk, the hub's cache
 RECENT_RUNS = 30
+SPEEDS = "speed.json"  # in the home folder
+AXES: tuple[NormAxis, ...] = ("input", "output")
 Signature = tuple[tuple[str, int, int], ...]
 
 
@@ -52,11 +55,12 @@ def view(studio: Studio, shown: Shown) -> dict[str, Any]:
     changed_at = DraftFile(studio.home).path.stat().st_mtime_ns // 1000  # exact in JavaScript
     age = int(monotonic() // FRESH_SECONDS)
     presets = tuple(entry for folder in preset_folders(studio.home) for entry in signature(folder))
-    pictures = signature(Path(form.below["data.folder"] or draft.values.get("data.folder") or "/nowhere"))
+    pictures = signature(form.folder)
+    speeds = tuple(entry for entry in signature(studio.home.path) if entry[0] == SPEEDS)
     standing = _standing(studio, draft.model_dump_json(), (pictures, presets, age))
     return {
         **_form(standing),
-        **_around(studio, standing, (presets, pictures)),
+        **_around(studio, standing, (presets, pictures, speeds)),
         "plan": _plan(standing.plan),
         "problems": [{"key": problem.key, "sentence": problem.sentence} for problem in standing.problems],
         "notices": list(standing.plan.notices) if standing.plan else [],
@@ -120,7 +124,7 @@ def _form(standing: Standing) -> dict[str, Any]:
         "below": form.below,
         "typed": form.typed,
         "base": _base_line(standing.base) if isinstance(standing.base, BaseFacts) else "",
-        "axes": {axis: _axis_line(axis) for axis in ("input", "output")},
+        "axes": {axis: _axis_line(axis) for axis in AXES},
         "note": form.draft.note,
         "undo": form.draft.aside is not None,
         "key": form.draft.key,
@@ -133,7 +137,7 @@ def _around(studio: Studio, standing: Standing, seen: object) -> dict[str, Any]:
     images = form.images
     return {
         "preset": form.preset,
-        "cards": preset_cards(studio, form.below["data.folder"], seen),
+        "cards": preset_cards(studio, form.folder, seen),
         "broken": broken_presets(studio, seen),
         "bases": list(dict.fromkeys(["starter", *(base for _, _, base in runs)])),
         "runs": [{"id": run_id, "name": name} for run_id, name, _ in runs],
@@ -177,9 +181,9 @@ def _base_line(facts: BaseFacts) -> str:
     return " · ".join([*parts, size_in_words(facts.bytes_on_disk), where])
 
 
-def _axis_line(axis: str) -> str:
+def _axis_line(axis: NormAxis) -> str:
     """Where the file of such a DoRA renders what was trained, in one line."""
-    kohya = rendering("kohya", axis)  # type: ignore[arg-type] - one of NormAxis
+    kohya = rendering("kohya", axis)
     if axis == "input":
         return f"Renders exactly in {', '.join(kohya.exact)}."
     other = [name for layout in ("peft", "kohya-compensated") for name in rendering(layout, "output").exact]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
-from pathlib import Path
 
 from app.draft import Draft, DraftFile, new_key
 from app.form import override, texts_of_config
@@ -24,19 +22,14 @@ from trainer.worker import ensure_worker
 PATHS = ("data.folder", "data.prior.folder", "model.base", "model.vae")
 
 
-@dataclass(frozen=True)
-class Begun:
-    runs: tuple[RunDir, ...]
-
-
-def start(studio: Studio, key: str) -> Begun:
+def start(studio: Studio, key: str) -> list[RunDir]:
     """The runs of the draft, created and queued. Raises ConfigError with every problem, or ExplainedError.
 
     `key` is the draft's as the page showed it: of two clicks, or two pages, with the same key the second gets the runs
     of the first.
     """
     drafts = DraftFile(studio.home)
-    begun: list[Begun] = []
+    begun: list[list[RunDir]] = []
 
     def begin(draft: Draft) -> Draft:
         if (earlier := _begun_with(studio, key)) is not None:
@@ -69,20 +62,16 @@ def command(studio: Studio, form: Form, config: RunConfig) -> str:
     return shlex.join(["dora-studio", "train", form.preset, *settings, *home])
 
 
-def _create(studio: Studio, draft: Draft) -> Begun:
+def _create(studio: Studio, draft: Draft) -> list[RunDir]:
     config = form_of(studio, draft).config(studio)
     planned = plan(config, studio.home)
     if not planned.is_ready:
         raise ConfigError(planned.problems)
     runs = create_runs(config, studio.home.runs)
     Queue(studio.home).submit("twin" if len(runs) > 1 else "train", [run.path for run in runs], key=draft.key)
-    return Begun(tuple(runs))
+    return runs
 
 
-def _begun_with(studio: Studio, key: str) -> Begun | None:
+def _begun_with(studio: Studio, key: str) -> list[RunDir] | None:
     jobs = (entry.job for entry in Queue(studio.home).list_jobs())
-    return next((Begun(_runs(job.runs)) for job in jobs if job.key == key), None)
-
-
-def _runs(paths: tuple[Path, ...]) -> tuple[RunDir, ...]:
-    return tuple(RunDir(path) for path in paths)
+    return next((list(map(RunDir, job.runs)) for job in jobs if job.key == key), None)
