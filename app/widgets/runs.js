@@ -1,7 +1,11 @@
 const list = element.querySelector('ul'), find = element.querySelector('.find');
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
-const when = (made) => (made ? day.format(new Date(made)) : '');
+const when = (made) => {
+  if (!made) return '';
+  const then = new Date(made);
+  const isToday = then.toDateString() === new Date().toDateString();
+  return isToday ? then.toLocaleTimeString(undefined, { timeStyle: 'short' }) : then.toLocaleDateString(undefined, { dateStyle: 'medium' });
+};
 let data = { runs: [], chosen: '', total: 0 };
 // Twins beside each other, where the newer of them is.
 const grouped = (runs) => {
@@ -31,7 +35,7 @@ const fill = (item, run) => {
   button.dataset.state = run.state;
   button.setAttribute('aria-current', String(run.id === data.chosen));
   put(button.children[1], run.name);
-  const step = run.steps && run.step < run.steps ? `, step ${run.step} of ${run.steps}` : '';
+  const step = run.steps && run.step < run.steps ? ` ${run.step.toLocaleString('en')} / ${run.steps.toLocaleString('en')}` : '';
   put(button.children[2], `${run.state}${step} \u00b7 ${when(run.made)}`);
   button.title = run.id;
 };

@@ -69,7 +69,9 @@ def row(step: int, shift: float = 0.0) -> StepMetrics:
         seconds=0.29,
         validation_loss=0.075 + shift + 0.09 * math.exp(-step / 500) if is_checked else None,
         peak_mib=9_412.0,
-        update_norms={name: (place + 1) * math.sqrt(step) / 90 for place, name in enumerate(BLOCKS)} if is_checked else {},
+        update_norms={name: (place + 1) * math.sqrt(step) / 90 for place, name in enumerate(BLOCKS)}
+        if is_checked
+        else {},
         magnitude_drift=step / 90_000 if is_checked else None,
     )
 
