@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from app.adapters_routes import adapters_routes
 from app.compare_routes import compare_routes
 from app.gate import LOOPBACK, Access, Gate
 from app.media import media_routes
@@ -62,6 +63,7 @@ def build_server(studio: Studio, where: Listening) -> FastAPI:
     server.add_middleware(Gate, access=where.access)
     server.include_router(media_routes(studio))
     server.include_router(sets_routes(studio))
+    server.include_router(adapters_routes(studio))
     server.include_router(compare_routes(studio))
     server.include_router(run_routes(studio))
     server.include_router(setup_routes(studio))

@@ -36,17 +36,17 @@ def widget(
     value: object = None,
     *,
     label: str,
-    shared: str | None = None,
+    shared: str | tuple[str, ...] = (),
     server_functions: list[Callable[..., object]] | None = None,
     **settings: object,
 ) -> gr.HTML:
     """The widget of that name with a value; `label` is what a screen reader calls it, `settings` are gr.HTML's.
 
-    `shared`: the name of a script and a style that several widgets begin with.
+    `shared`: names of scripts and styles that several widgets begin with.
     """
     shell, style, script = (_text(name, kind) for kind in ("html", "css", "js"))
-    if shared:
-        style, script = _text(shared, "css") + style, _text(shared, "js") + script
+    for each in reversed((shared,) if isinstance(shared, str) else shared):
+        style, script = _text(each, "css") + style, _text(each, "js") + script
     return gr.HTML(
         to_json(value),
         html_template=f'<section class="{name}" aria-label="{label}">{shell}</section>',
