@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import runs_list, system
+from app import api, runs_list, system
 from app.frame import PLACES, Frame, go_to
 from app.known_runs import known_runs
 from app.live import SECONDS, Live, Shown, changes
@@ -35,6 +35,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         runs.select(_chosen, outputs=[tabs, place, run_id], api_visibility="private", show_progress="hidden")
         page.load(_open(studio), outputs=[tabs, place, run_id], api_visibility="private", show_progress="hidden")
         _follow(frame, lives, seen)
+        api.register(studio)
     return page
 
 

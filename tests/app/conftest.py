@@ -56,7 +56,12 @@ class Server:
     def start(self) -> None:
         command = [sys.executable, "-m", "app.cli", "--no-open", "--port", str(self.port), *self.options]
         self.home.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"DORA_STUDIO_HOME": str(self.home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "DORA_STUDIO_HOME": str(self.home),
+            "DORA_STUDIO_LOCKS": str(self.home / "devices"),  # what else trains on this machine is not waited for
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
         with open(self.home / "server.txt", "ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         self.wait()
