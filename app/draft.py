@@ -74,10 +74,8 @@ class DraftFile:
         """The draft as it is on disk. One that is broken is set aside, and the empty one in its place says so."""
         try:
             return _parse(self.path)
-        except FileNotFoundError:
-            return self.change(lambda draft: draft)  # with a key that every tab sees
-        except ValueError:
-            return self.change(lambda draft: draft)
+        except (FileNotFoundError, ValueError):
+            return self.change(lambda draft: draft)  # written at once: every tab needs the same key
 
     def change(self, change: Callable[[Draft], Draft]) -> Draft:
         """Write what `change` makes of the draft, which nobody else changes meanwhile."""

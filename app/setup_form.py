@@ -104,7 +104,8 @@ def choose_preset(studio: Studio, name: str) -> None:
 
     def changed(draft: Draft) -> Draft:
         kept = _own(draft.values)
-        before = next((each for each in list_presets(folders).presets if each.name == draft.preset), None)
+        name_before = draft.preset or first_preset()
+        before = next((each for each in list_presets(folders).presets if each.name == name_before), None)
         if before is not None and before.values.get("model") == chosen.values.get("model"):
             kept |= {key: text for key, text in draft.values.items() if key.startswith("model.")}
         aside = draft.put_aside() if kept != draft.values else draft.aside
