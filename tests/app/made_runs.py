@@ -99,7 +99,8 @@ def sample(run: RunDir, step: int, name: str = "", prompts: Sequence[str] = PROM
     for place, prompt in enumerate(prompts):
         with Image.open(icons[place * 3 + 2]) as icon:
             clear = icon.convert("RGB").resize((128, 128))
-        blurred = clear.resize((max(4, min(128, step // 8 + 4)),) * 2).resize((128, 128), Image.Resampling.BICUBIC)
+        side = max(4, min(128, step // 8 + 4))
+        blurred = clear.resize((side, side)).resize((128, 128), Image.Resampling.BICUBIC)
         blurred.save(temporary / f"{place:02d}.png")
         shots.append({"file": f"{place:02d}.png", "prompt": prompt, "seed": 7 + place, "steps": 20})
     (temporary / "samples.json").write_text(json.dumps(shots), encoding="utf-8")
