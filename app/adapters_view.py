@@ -25,8 +25,20 @@ from trainer.run_dir import RunDir
 from trainer.worker import ensure_worker
 
 MOST_RUNS = 100
-FOR = {"kohya": "ComfyUI and most programs", "kohya-compensated": "ComfyUI, this base model only", "peft": "diffusers",
-       "diff": "programs that do not know DoRA"}  # fmt: skip
+# For whom a kind of file is, in a few words.
+FOR: Mapping[str, str] = {
+    "kohya": "ComfyUI and most programs",
+    "kohya-compensated": "ComfyUI, this base model only",
+    "peft": "diffusers",
+    "diff": "programs that do not know DoRA",
+}
+TITLES: Mapping[TargetName, str] = {
+    "comfyui": "ComfyUI, Forge, A1111",
+    "comfyui-compensated": "ComfyUI, compensated",
+    "lycoris": "LyCORIS",
+    "diffusers": "diffusers",
+    "diff": "full difference",
+}
 
 
 def view(studio: Studio, shown: Shown) -> dict[str, Any]:
@@ -89,18 +101,13 @@ def _group(studio: Studio, known: Known) -> dict[str, Any]:
         "targets": [
             {
                 "name": target.name,
-                "title": _title(target.name),
+                "title": TITLES[target.name],
                 "where": f"Renders exactly in {target.renders_in(axis)}.",
             }
             for target in targets_of(known)
         ],
         "files": [_file(studio, file) for file in files_of(known.run)],
     }
-
-
-def _title(name: TargetName) -> str:
-    return {"comfyui": "ComfyUI, Forge, A1111", "comfyui-compensated": "ComfyUI, compensated", "lycoris": "LyCORIS",
-            "diffusers": "diffusers", "diff": "full difference", "merged": "merged checkpoint"}[name]  # fmt: skip
 
 
 def _file(studio: Studio, file: AdapterFile) -> dict[str, Any]:

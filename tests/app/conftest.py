@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog,
 from app.image_sets import ImageSets, StoredSet
 from app.intake import Intake
 from app.studio import Studio
+from tests.app.twin_home import TwinHome, make_twin_home
 from trainer.home import Home
 
 ROOT = Path(__file__).parent.parent.parent
@@ -176,6 +177,15 @@ def cats(server: Server) -> Generator[StoredSet, None, None]:
     name = httpx.post(f"{server.url}/sets", json={"name": "Cats"}).json()["id"]
     yield ImageSets(server.home / "sets").find(name)
     httpx.post(f"{server.url}/sets/{name}/delete")
+
+
+@pytest.fixture(scope="session")
+def twin_home(tmp_path_factory: pytest.TempPathFactory) -> Generator[TwinHome, None, None]:
+    """Real runs, trained and compared on the starter; it stays as it is."""
+    folder = tmp_path_factory.mktemp("twins")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DORA_STUDIO_LOCKS", str(folder / "devices"))
+        yield make_twin_home(folder / "home")
 
 
 OpenPage = Callable[..., Page]
