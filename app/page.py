@@ -32,7 +32,9 @@ def build_page(studio: Studio) -> gr.Blocks:
                 with gr.Tab(title, id=name, elem_id=f"place-{name}") as tab:
                     lives += BUILDERS[name].build(frame, tab)
                 tab.select(lambda name=name: name, outputs=place, api_visibility="private", show_progress="hidden")
-        runs.select(_chosen, outputs=[tabs, place, run_id], api_visibility="private", show_progress="hidden")
+        # "multiple": else the second of two quick clicks would be dropped.
+        choice: dict[str, Any] = {"outputs": [tabs, place, run_id], "trigger_mode": "multiple"}
+        runs.select(_chosen, api_visibility="private", show_progress="hidden", **choice)
         page.load(_open(studio), outputs=[tabs, place, run_id], api_visibility="private", show_progress="hidden")
         _follow(frame, lives, seen)
         api.register(studio)

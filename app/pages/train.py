@@ -20,7 +20,7 @@ def build(frame: Frame, tab: gr.Tab) -> list[Live]:
         with gr.Column(scale=5, min_width=320, elem_id="train-right"):
             samples = widget("sample-matrix", label="Samples", shared="sets-shared")
     settings = {"api_visibility": "private", "show_progress": "hidden"}
-    card.other(_other, outputs=frame.run_id, **settings)
+    card.other(_other, outputs=frame.run_id, trigger_mode="multiple", **settings)
     card.place(_place, outputs=[frame.tabs, frame.place], **settings)
     return [
         Live(card, train_view.card, "train"),
