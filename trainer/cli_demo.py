@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.table import Table
 from trainer.cli_train import HomeOption
 from trainer.home import Home
 from trainer.terminal import told
+
+if TYPE_CHECKING:  # loads torch
+    from trainer.demo import DemoResult, Twin
 
 app = typer.Typer(help="Train, compare and export with the model that comes along.", add_completion=False)
 
@@ -28,13 +31,22 @@ def demo(
         from trainer.demo import run_demo  # noqa: PLC0415 - loads torch, which --help does not need
 
         result = run_demo(Home.find(home), settings or ())
+    show(result)
+
+
+def show(result: DemoResult) -> None:
     console = Console()
-    table = Table(title="Held-out things nearer to their true 3D picture than to their flat one")
-    for name in ("", "16 x 16 pixels", "latents"):
-        table.add_column(name)
-    for score in result.scores:
-        table.add_row(score.title, f"{score.coarse:.0%}", f"{score.latents:.0%}")
+    console.print("Share of the held-out things that are nearer to their true 3D picture than to their flat one:")
+    table = Table("", "16 x 16 pixels", "latents", "seconds per step", "file")
+    costs = ["-", "-"], *([_seconds(twin), f"{twin.file.stat().st_size / 2**20:.1f} MiB"] for twin in result.twins)
+    for score, cost in zip(result.scores, costs, strict=True):
+        table.add_row(score.title, f"{score.coarse:.0%}", f"{score.latents:.0%}", *cost)
     console.print(table)
-    for run, export in zip(result.runs, result.exports, strict=True):
-        console.print(f"{run.path / export.file}\n  {export.headline}", soft_wrap=True)
+    for twin in result.twins:
+        console.print(f"{twin.file}\n  {twin.headline}", soft_wrap=True)
     console.print(f"grid: {result.grid}\ndone in {result.seconds:.0f} s", soft_wrap=True)
+
+
+def _seconds(twin: Twin) -> str:
+    seconds = twin.figures.seconds_per_step
+    return "-" if seconds is None else f"{seconds:.2f}"

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from dora_core.atomic import atomic_write
 from trainer.compare import exported
+from trainer.compare.finished import Figures, figures
 from trainer.components import load_components
 from trainer.compute import choose_compute
 from trainer.config import RunConfig
 from trainer.config_io import load_config
-from trainer.events import Exported
 from trainer.from_file import Column, draw_column
-from trainer.grids import labelled_grid
+from trainer.grids import INK, MARGIN_PX, PAPER, labelled_grid, save_grid
 from trainer.home import Home
 from trainer.likeness import HeldOut, coarse, latents, nearer_to_solid, read_held_out
 from trainer.run_dir import RunDir
@@ -28,6 +28,7 @@ from trainer.twins import create_runs
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
 CELL_PX = 96
+TITLE_PX = 24
 SETTINGS = (
     "name=demo",
     f"data.folder={SAMPLES / 'icons3d'}",
@@ -49,9 +50,18 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """One of the two runs: what it cost, and the file that it ended as."""
+
+    run: RunDir
+    file: Path
+    headline: str
+    figures: Figures
+
+
+@dataclass(frozen=True)
 class DemoResult:
-    runs: tuple[RunDir, ...]
-    exports: tuple[Exported, ...]
+    twins: tuple[Twin, ...]
     grid: Path
     scores: tuple[Score, ...]
     seconds: float
@@ -61,17 +71,21 @@ def run_demo(home: Home, settings: Sequence[str] = ()) -> DemoResult:
     """Train LoRA and DoRA, then draw from their exported files; `settings` come on top of the demo's own."""
     began = time.monotonic()
     config = load_config("starter-dora", [*SETTINGS, *settings])
-    runs = create_runs(config, home.runs)
-    for run in runs:
-        run_training(run)
-    exports = [exported(run) for run in runs]
-    files = [run.path / event.file for run, event in zip(runs, exports, strict=True)]
-    columns = (Column("base"), Column("LoRA", files[0]), Column("DoRA", files[1]))
+    twins = [train(run, config.train.steps) for run in create_runs(config, home.runs)]
+    columns = (Column("base"), *(Column(name, twin.file) for name, twin in zip(("LoRA", "DoRA"), twins, strict=True)))
     truths = read_held_out(SAMPLES / "held-out")
     drawn, scores = draw_and_score(config, columns, truths)
-    grid = runs[-1].grids_dir / "demo" / "grid.png"
-    save(grid, demo_grid(columns, truths, drawn), scores, config)
-    return DemoResult(tuple(runs), tuple(exports), grid, scores, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    title = f"{config.train.steps} steps each, on pictures of other things: {seconds:.0f} s for everything"
+    grid = twins[-1].run.grids_dir / "demo" / "grid.png"
+    save(grid, titled(demo_grid(columns, truths, drawn, config.data.resolution_px), title), scores, config)
+    return DemoResult(tuple(twins), grid, scores, seconds)
+
+
+def train(run: RunDir, steps: int) -> Twin:
+    run_training(run)
+    event = exported(run)
+    return Twin(run, run.path / event.file, event.headline, figures(run, steps))
 
 
 def draw_and_score(
@@ -95,19 +109,31 @@ def draw_and_score(
 
 
 def demo_grid(
-    columns: Sequence[Column], truths: Sequence[HeldOut], drawn: Sequence[Sequence[Image.Image]]
+    columns: Sequence[Column], truths: Sequence[HeldOut], drawn: Sequence[Sequence[Image.Image]], side_px: int
 ) -> Image.Image:
-    """The drawn pictures between the true ones of both styles."""
+    """The drawn pictures between the true ones of both styles; a thing is a column, all have as many pixels."""
     sides = [truth.flat for truth in truths], [truth.solid for truth in truths]
-    rows = list(zip(sides[0], *drawn, sides[1], strict=True))
-    names = ["true, flat", *(column.title for column in columns), "true, 3D"]
-    return labelled_grid(rows, [truth.caption for truth in truths], names, CELL_PX)
+    rows = [[enlarged(picture, side_px) for picture in row] for row in (sides[0], *drawn, sides[1])]
+    names = ["true picture, flat", *(column.title for column in columns), "true picture, 3D"]
+    return labelled_grid(rows, names, [truth.caption for truth in truths], CELL_PX)
+
+
+def enlarged(picture: Image.Image, side_px: int) -> Image.Image:
+    """A picture of that many pixels in the size of a cell, smoothly: so small a one shows its squares otherwise."""
+    small = picture.resize((side_px, side_px), Image.Resampling.BOX)
+    return small.resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
+
+
+def titled(grid: Image.Image, text: str) -> Image.Image:
+    sheet = Image.new("RGB", (grid.width, grid.height + TITLE_PX), PAPER)
+    ImageDraw.Draw(sheet).text((MARGIN_PX, MARGIN_PX), text, INK, ImageFont.load_default(14))
+    sheet.paste(grid, (0, TITLE_PX))
+    return sheet
 
 
 def save(path: Path, grid: Image.Image, scores: Sequence[Score], config: RunConfig) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        grid.save(file, format="PNG", optimize=True)
+    save_grid(grid, path)
     rows = [vars(score) for score in scores]
     with atomic_write(path.with_name("manifest.json")) as file:
         file.write(json.dumps({"scores": rows, "sample": config.sample.model_dump(mode="json")}, indent=1).encode())

@@ -235,7 +235,9 @@ def classify(error: BaseException) -> Failure:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what the error says, with its class where that alone tells little."""
+    """The first line of what the error says, with its class where that alone tells little, and no number of errno."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename} ({error.strerror})"
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, KeyError) or not said:
         return f"{type(error).__name__} {said}".strip()

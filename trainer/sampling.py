@@ -90,7 +90,7 @@ def draw_samples(
             rows.append({"file": name, **asdict(shot)})
         (temporary / "samples.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
         crash_point("samples.drawn")
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent) as away:
+        with tempfile.TemporaryDirectory(prefix=f"{UNFINISHED}{folder.name}-", dir=folder.parent) as away:
             if folder.exists():  # by a rename, so that nobody finds half of the older one
                 os.replace(folder, Path(away) / folder.name)
             replace(temporary, folder)
@@ -98,6 +98,12 @@ def draw_samples(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_unfinished(samples: Path) -> None:
+    """What a killed process left of its samples; for who holds the run, as nobody else draws those of its steps."""
+    for left in samples.glob(f"{UNFINISHED}step-*"):
+        shutil.rmtree(left)
 
 
 def save_png(picture: Image.Image, shot: Shot, file: Path | BinaryIO) -> None:

@@ -34,7 +34,7 @@ from trainer.optim import describe_groups
 from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
-from trainer.sampling import draw_samples
+from trainer.sampling import draw_samples, remove_unfinished
 from trainer.speed import record_speed
 from trainer.status import PHASES
 from trainer.training import Every, Training
@@ -69,6 +69,7 @@ def home_of(run: RunDir) -> Home:
 def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
     events, store = EventLog(run.events_file), CheckpointStore(run.checkpoints_dir, config.save.keep_last)
     store.clean()
+    remove_unfinished(run.samples_dir)
     newest = store.newest()
     if newest is not None:  # a process that was killed may not have come to it
         store.prune(newest.folder)

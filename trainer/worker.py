@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -124,36 +124,49 @@ class Slot:
     command: Callable[[Path], Sequence[str]]
     job: Job | None = None
     process: subprocess.Popen[bytes] | None = None
+    outcome: Outcome | None = None  # how the job ended, until it is written down
 
     def advance(self) -> bool:
-        """Start a job, or note that one has ended; whether there is, or was just now, one."""
-        if self.job is None:
-            return self.device is not None and self._start(self.device)
-        if self.process and (code := self.process.poll()) is not None:
-            self.process = None
-            if code not in (EXIT_BUSY, EXIT_GONE):
-                self._end(self.job, judge(self.queue, self.job, code))
-        elif not self.process and not self.queue.is_running(self.job):
-            self._end(self.job, judge(self.queue, self.job, None))
+        """Start a job, or note that one has ended; whether there is, or was just now, one.
+
+        What a full disk does not take is written at a later call.
+        """
+        with suppress(OSError):
+            if self.job is None:
+                return self.device is not None and self._start(self.device)
+            self.outcome = self.outcome or self._outcome(self.job)
+            if self.outcome is not None:
+                self._end(self.job, self.outcome)
         return True
 
     def _start(self, device: Device) -> bool:
         if (job := self.queue.claim(device.name)) is None:
             return False
         environment = {**device.environment, VARIABLE: str(self.queue.home.path)}
+        self.job = job
         try:
             self.process = spawn(self.command(self.queue.claimed_file(job)), self.queue.log_file(job), environment)
-            self.job = self.queue.record(job, Identity.of(self.process.pid))
         except OSError as error:
             failure = classify(error)
-            self._end(job, Outcome(at=time.time(), code=1, sentence=failure.sentence, fix=failure.fix))
+            self.outcome = Outcome(at=time.time(), code=1, sentence=failure.sentence, fix=failure.fix)
+        else:
+            self.job = self.queue.record(job, Identity.of(self.process.pid))
         return True
+
+    def _outcome(self, job: Job) -> Outcome | None:
+        """How the job ended; None while it runs."""
+        if self.process and (code := self.process.poll()) is not None:
+            self.process = None
+            return None if code in (EXIT_BUSY, EXIT_GONE) else judge(self.queue, job, code)
+        if not self.process and not self.queue.is_running(job):
+            return judge(self.queue, job, None)
+        return None
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         if job.kind in TRAINING and outcome.code != 0:
             write_exit(job, outcome, tail(self.queue.log_file(job), TAIL_LINES))
         self.queue.finish(job, outcome)
-        self.job = None
+        self.job = self.outcome = None
 
 
 def judge(queue: Queue, job: Job, code: int | None) -> Outcome:

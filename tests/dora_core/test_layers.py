@@ -251,7 +251,7 @@ def test_a_magnitude_of_zero_has_the_gradient_of_the_dense_form(
     kind: str, axis: NormAxis, gradient: NormGradient
 ) -> None:
     make, shape = LAYERS[kind]
-    spec = AdapterSpec(norm_axis=axis, norm_gradient=gradient, rank=3)
+    spec = AdapterSpec(norm_axis=axis, norm_gradient=gradient, rank=3, alpha=2)
     model, adapter, layer = one_layer(make().double(), spec)
     assert isinstance(layer, DoraLayer)
     with torch.no_grad():

@@ -104,6 +104,7 @@ def write_pictures(folder: Path, sizes: list[tuple[int, int]], captions: int = 0
 def tiny_pipeline(family: str, seed: int = 0, widths: tuple[int, int] = (8, 16)) -> DiffusionPipeline:
     """`widths`: channels of the UNet's two levels."""
     torch.manual_seed(seed)
+    scheduler: Any = DDIMScheduler(**SD, **(V_ZERO_SNR if family == "sd2" else {}))  # the hint knows Karras' only
     if family == "sdxl":
         return StableDiffusionXLPipeline(
             vae=_vae(),
@@ -120,17 +121,17 @@ def tiny_pipeline(family: str, seed: int = 0, widths: tuple[int, int] = (8, 16))
                 addition_time_embed_dim=8,
                 projection_class_embeddings_input_dim=12 + 6 * 8,
             ),
-            scheduler=DDIMScheduler(**SD),
+            scheduler=scheduler,
         )
-    is_v = family == "sd2"
+    none: Any = None  # as the hints do not
     return StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text_config(20, 20)),
         tokenizer=tiny_tokenizer(),
-        unet=_unet(widths, cross_attention_dim=20, use_linear_projection=is_v),
-        scheduler=DDIMScheduler(**SD, **(V_ZERO_SNR if is_v else {})),
-        safety_checker=None,
-        feature_extractor=None,
+        unet=_unet(widths, cross_attention_dim=20, use_linear_projection=family == "sd2"),
+        scheduler=scheduler,
+        safety_checker=none,
+        feature_extractor=none,
         requires_safety_checker=False,
     )
 
@@ -159,10 +160,13 @@ def _text_config(width: int, projection: int) -> CLIPTextConfig:
 
 def _vae() -> AutoencoderKL:
     """Four levels, so that a latent is an eighth of a picture, as in every family."""
+    levels: dict[str, Any] = {  # which the hints take for tuples of one
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (4, 4, 4, 8),
+    }
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 4, 8),
+        **levels,
         norm_num_groups=2,
         latent_channels=4,
         sample_size=64,

@@ -27,7 +27,7 @@ from trainer.run_dir import RunDir
 STEPS = 12
 # What a kill waits for, and how often: a step; one of the short phases; nothing, which is the start.
 AIMS = {"step": 0.5, "saving": 0.15, "sampling": 0.1, "exporting": 0.15, "start": 0.1}
-START = {"start", "checking", "loading", "class pictures", "caching"}
+START = {"starting", "checking", "loading", "class pictures", "caching"}
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Kill:
     @property
     def struck(self) -> str:
         """The phase that the process was in when it died."""
-        return ["start", *self._phases()][-1]
+        return ["starting", *self._phases()][-1]
 
     def _phases(self) -> list[str]:
         events = read_events(self.run.events_file, self.from_event)[0]

@@ -13,6 +13,7 @@ from trainer.config_io import parse_config
 from trainer.events import Exported, Sampled, read_events
 from trainer.home import Home
 from trainer.job import HANDLERS, find_handler
+from trainer.queue import Kind
 from trainer.store import Store
 from trainer.worker import ensure_worker
 
@@ -20,7 +21,7 @@ WAIT_SECONDS = 600
 
 
 @pytest.mark.parametrize("kind", HANDLERS)
-def test_every_kind_of_job_has_a_function_that_runs_it(kind: str) -> None:
+def test_every_kind_of_job_has_a_function_that_runs_it(kind: Kind) -> None:
     assert callable(find_handler(kind))
 
 

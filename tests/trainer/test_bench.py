@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from time import sleep
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("case", QUICK_CASES, ids=lambda case: case.title)
 def test_all_variants_of_a_layer_compute_the_same_from_the_same_numbers(case: Case) -> None:
-    results = {name: call() for name, call in layer_calls(case, CPU, torch.float32, 3, with_compiled=False).items()}
+    calls = layer_calls(case, CPU, torch.float32, 3, with_compiled=False)
+    results: dict[str, Any] = {name: call() for name, call in calls.items()}
     same = {
         "PEFT LoRA": "LoRA",
         "LyCORIS LoRA": "LoRA",

@@ -112,14 +112,17 @@ def by_diffusers(base: Path, weights: Mapping[str, Tensor]) -> Tensor:
         width=32,
         height=40,
     )
-    return torch.frombuffer(bytearray(drawn.images[0].tobytes()), dtype=torch.uint8).double()
+    assert not isinstance(drawn, tuple)
+    image = drawn.images[0]
+    assert isinstance(image, Image.Image)
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).double()
 
 
 def in_file(path: Path, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """down, up times its scale, and m (1 where there is none), by the file's own keys."""
     tensors = {key: value.double() for key, value in load_file(path).items()}
-    part, _, path = name.partition(".")
-    kohya = f"{'lora_unet' if part == 'unet' else 'lora_te'}_{path.replace('.', '_')}"
+    part, _, module = name.partition(".")
+    kohya = f"{'lora_unet' if part == 'unet' else 'lora_te'}_{module.replace('.', '_')}"
     if f"{kohya}.alpha" in tensors:
         down, up = tensors[f"{kohya}.lora_down.weight"], tensors[f"{kohya}.lora_up.weight"]
         magnitude = tensors.get(f"{kohya}.dora_scale", torch.ones(()))

@@ -106,7 +106,7 @@ def test_a_checkpoint_is_drawn_from_a_file_exported_there_and_then(
     assert column.headline
     rows = [json.loads(line) for line in runs[1].metrics_file.read_text().splitlines()]
     assert column.seconds_per_step == rows[0]["seconds"]
-    assert any(column.source in note and column.file in note for note in manifest.notes)
+    assert any(str(column.source) in note and column.file in note for note in manifest.notes)
 
 
 def test_titles_are_for_people(manifest: Manifest) -> None:

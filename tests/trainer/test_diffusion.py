@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from torch import Tensor
 from torch.testing import assert_close
 
+from dora_core.families import Prediction
 from trainer.diffusion import (
     NoiseSchedule,
     add_noise,
@@ -49,12 +53,13 @@ def test_min_snr_weights_the_same_error_of_the_picture_alike_whichever_way_the_m
     noisy = add_noise(latents, noise, a)
     believed = latents + error  # of x_0; what each prediction says is then determined by x_t
     believed_noise = (noisy - a.sqrt() * believed) / (1 - a).sqrt()
+    predictions: dict[Prediction, Tensor] = {
+        "epsilon": believed_noise,
+        "v": a.sqrt() * believed_noise - (1 - a).sqrt() * believed,
+    }
     losses = [
         diffusion_loss(said, prediction_target(latents, noise, a, kind), min_snr_weight(a, 5.0, kind))
-        for kind, said in (
-            ("epsilon", believed_noise),
-            ("v", a.sqrt() * believed_noise - (1 - a).sqrt() * believed),
-        )
+        for kind, said in predictions.items()
     ]
     snr = (a / (1 - a)).flatten()
     by_hand = (snr.clamp(max=5) * error.square().mean(dim=(1, 2, 3))).mean()
@@ -76,7 +81,8 @@ def test_loss_is_the_weighted_mean_over_the_batch() -> None:
 def test_the_schedule_of_any_scheduler_is_the_one_that_diffusers_noises_with(scheduler: type) -> None:
     schedule = noise_schedule(scheduler(**SD, prediction_type="v_prediction").config)
     theirs = DDPMScheduler(**SD)
-    latents, noise, timesteps = torch.ones(3, 1, 2, 2), torch.full((3, 1, 2, 2), -2.0), torch.tensor([0, 400, 999])
+    latents, noise = torch.ones(3, 1, 2, 2), torch.full((3, 1, 2, 2), -2.0)
+    timesteps: Any = torch.tensor([0, 400, 999])  # which the hints want as 32-bit integers
     assert schedule.prediction == "v"
     assert_close(add_noise(latents, noise, schedule.at(timesteps)), theirs.add_noise(latents, noise, timesteps))
     assert_close(

@@ -78,7 +78,7 @@ def write(): write_outcome(queue.outcome_file(job), 1, Failure("x", "y", "z"))
 def intact(): return queue.read_outcome(job) is None
 """,
 }
-SCRIPT = """
+PRELUDE = """
 import resource, signal, sys
 from pathlib import Path
 from trainer.config import RunConfig
@@ -98,7 +98,8 @@ root = Path(sys.argv[1])
 store = Store(Home(root))
 queue = store.queue
 config = RunConfig(name="x", model=ModelConfig(base="base"), data=DataConfig(folder=root))
-{write}
+"""
+TO_EVERY_POINT = """{write}
 failures = 0
 for limit in range(0, 20000, 13):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -113,15 +114,44 @@ for limit in range(0, 20000, 13):
         break
 print(failures)
 """
+WORKER = """
+import time
+from trainer.devices import Device
+from trainer.worker import Slot
+
+queue.submit("sample", [root])
+slot = Slot(queue, Device("cpu"), lambda file: [sys.executable, "-c", "raise SystemExit(3)"])
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+assert slot.advance(), "a job that waits keeps the worker here"
+assert [entry.state for entry in queue.list_jobs()] == ["waiting"]
+unlimited()
+slot.advance()
+slot.process.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+assert all([slot.advance() for _ in range(3)])
+assert [entry.state for entry in queue.list_jobs()] == ["claimed"]
+unlimited()
+slot.advance()
+print([(entry.state, entry.job.outcome.code) for entry in queue.list_jobs()])
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are a thing of POSIX")
 @pytest.mark.parametrize("what", WRITES)
 def test_a_disk_that_is_full_within_a_write_leaves_what_was_there(tmp_path: Path, what: str) -> None:
-    script = SCRIPT.format(write=WRITES[what])
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert int(run_in_child(tmp_path, TO_EVERY_POINT.replace("{write}", WRITES[what]))) >= 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are a thing of POSIX")
+def test_a_worker_on_a_full_disk_waits_and_forgets_no_job(tmp_path: Path) -> None:
+    assert run_in_child(tmp_path, WORKER).strip() == "[('done', 3)]"
+
+
+def run_in_child(root: Path, script: str) -> str:
+    run = [sys.executable, "-c", PRELUDE + script, str(root)]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 5
+    return done.stdout
 
 
 def test_room_is_asked_for_before_it_is_needed_and_the_message_has_the_figures(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from trainer import home, job
 from trainer.config import RunConfig
@@ -17,7 +18,7 @@ from trainer.queue import Kind, Outcome, Queue
 from trainer.run_dir import RunDir
 from trainer.session import run_training
 
-PARAMETERS: dict[Kind, dict[str, object]] = {
+PARAMETERS: dict[Kind, dict[str, JsonValue]] = {
     "sample": {"settings": ["sample.prompts=another thing"]},
     "export": {"target": "diff"},
     "compare": {"prompts": ["a thing"], "steps": [1], "size_px": [32, 32]},

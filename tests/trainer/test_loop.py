@@ -119,7 +119,7 @@ def test_too_many_such_steps_end_the_run_with_the_last_good_adapter_and_the_pict
     config = tiny_settings(train__steps=50, save__every_steps=0)
     components = load_components(config.model)
     with torch.no_grad():
-        components.unet.conv_out.bias.fill_(torch.inf)
+        components.unet.conv_out.weight.fill_(torch.inf)
     components.pipeline.save_pretrained(broken)
     config = config.model_copy(update={"model": config.model.model_copy(update={"base": str(broken)})})
     run = RunDir.create(tmp_path / "runs", config)

@@ -89,6 +89,8 @@ def test_a_twin_run_takes_the_time_and_the_disk_of_both_and_the_memory_of_the_la
     for part in ("checkpoints", "exported files", "samples"):
         assert size(twin, part) == size(lora, part) + size(dora, part)
     assert size(twin, "prepared pictures") == size(lora, "prepared pictures")
+    assert dora.memory is not None
+    assert lora.memory is not None
     assert twin.memory == dora.memory
     assert dora.memory.peak_bytes > lora.memory.peak_bytes
 

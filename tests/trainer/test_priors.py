@@ -38,7 +38,8 @@ def test_missing_class_pictures_are_drawn_once_each_with_its_own_seed(tmp_path: 
     (tmp_path / "class-00001.png").unlink()
     assert complete_class_pictures(tmp_path, 5, SHOT, draw, report) == 2
     assert seeds == [0, 1, 2, 1, 3]
-    assert json.loads(Image.open(tmp_path / "class-00003.png").text["dora_studio"])["prompt"] == "a thing"
+    with Image.open(tmp_path / "class-00003.png") as picture:
+        assert json.loads(picture.info["dora_studio"])["prompt"] == "a thing"
 
 
 def test_class_pictures_are_shared_by_runs_that_would_draw_the_same(

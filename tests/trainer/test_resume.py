@@ -94,6 +94,7 @@ def check_crash(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
     assert final_adapter(crashed, 3) == final_adapter(straight, 3)
     assert sorted(p.name for p in crashed.checkpoints_dir.iterdir()) == ["step-000002", "step-000003"]
     assert read_events(crashed.events_file)[0][-1].kind == "finished"
+    assert sorted(p.name for p in crashed.samples_dir.iterdir()) == [f"step-{step:06d}" for step in (0, 2, 3)]
     for step in (0, 2, 3):
         name = f"step-{step:06d}/00.png"
         assert (crashed.samples_dir / name).read_bytes() == (straight.samples_dir / name).read_bytes()

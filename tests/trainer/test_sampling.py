@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from trainer.components import load_components
 from trainer.config_sections import ModelConfig
@@ -19,7 +20,7 @@ SHOT = Shot("a thing", "", 7, steps=2, guidance=2.0, width=32, height=24)
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_a_picture_is_what_diffusers_draws_with_the_same_seed(family: str, tiny_base: Callable[[str], Path]) -> None:
     pipeline = load_components(ModelConfig(base=str(tiny_base(family)))).pipeline
-    stock = pipeline(
+    drawn = pipeline(
         SHOT.prompt,
         negative_prompt=SHOT.negative,
         num_inference_steps=SHOT.steps,
@@ -27,7 +28,10 @@ def test_a_picture_is_what_diffusers_draws_with_the_same_seed(family: str, tiny_
         width=SHOT.width,
         height=SHOT.height,
         generator=torch.Generator().manual_seed(SHOT.seed),
-    ).images[0]
+    )
+    assert not isinstance(drawn, tuple)
+    stock = drawn.images[0]
+    assert isinstance(stock, Image.Image)
     assert draw_picture(pipeline, SHOT).tobytes() == stock.tobytes()
     assert draw_picture(pipeline, replace(SHOT, seed=8)).tobytes() != stock.tobytes()
 

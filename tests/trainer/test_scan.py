@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import ExifTags, Image, ImageCms
@@ -158,7 +159,8 @@ def test_hidden_colours_below_transparency_do_not_show(tmp_path: Path, mode: str
     image = Image.new("RGBA", (70, 66), (200, 0, 0, 0))  # red, and fully transparent
     image.paste((0, 0, 0, 255), (0, 0, 10, 10))
     converted = image.convert(mode)
-    converted.save(tmp_path / "a.png", **({"transparency": converted.getpixel((40, 40))} if mode == "P" else {}))
+    options: dict[str, Any] = {"transparency": converted.getpixel((40, 40))} if mode == "P" else {}
+    converted.save(tmp_path / "a.png", **options)
     (entry,) = scan(tmp_path).pictures
     assert entry.is_transparent
     assert open_upright(entry.path).getpixel((40, 40)) == WHITE
@@ -169,12 +171,8 @@ def test_hidden_colours_below_transparency_do_not_show(tmp_path: Path, mode: str
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_of_an_animation_the_first_frame_counts(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (70, 66), colour) for colour in (RED, GREEN, BLUE)]
-    frames[0].save(
-        tmp_path / f"a.{suffix}",
-        save_all=True,
-        append_images=frames[1:],
-        **({"lossless": True} if suffix == "webp" else {}),
-    )
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **options)
     (entry,) = scan(tmp_path).pictures
     assert entry.is_animated
     assert near(open_upright(entry.path).getpixel((9, 9)), RED)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.trainer.asking import at_phase, at_step, request_at
 from trainer.config import RunConfig
-from trainer.events import Exported, Paused, Phase, Sampled, Saved, Started, read_events
+from trainer.events import Exported, Paused, Phase, PhaseName, Sampled, Saved, Started, read_events
 from trainer.run_dir import RunDir
 from trainer.session import run_training
 from trainer.status import PHASES, Outside, fold, read_status
@@ -68,7 +68,7 @@ def test_a_stop_in_any_phase_ends_the_run_there_and_it_can_be_resumed(
 
 
 @pytest.mark.parametrize("name", PHASES)
-def test_a_stop_that_is_not_answered_yet_says_what_it_waits_for(name: str) -> None:
+def test_a_stop_that_is_not_answered_yet_says_what_it_waits_for(name: PhaseName) -> None:
     begun = Phase(name=name)
     status = fold([STARTED, begun], [], Outside(is_locked=True, stop_requested=True))
     assert (status.state, status.message) == ("stopping", f"Stopping after {PHASES[begun.name][2]}")

@@ -69,7 +69,7 @@ def test_a_picture_that_the_vae_cannot_take_is_named(tmp_path: Path, tiny_settin
     config = tiny_settings()
     vae = load_components(ModelConfig(base=config.model.base)).vae
     with torch.no_grad():
-        vae.encoder.conv_out.bias.fill_(torch.nan)
+        vae.encoder.conv_out.weight.fill_(torch.nan)
     cache = LatentCache(vae, "vae 1", "#ffffff", TensorCache(tmp_path / "cache"))
     with pytest.raises(BadLatentsError, match=r"no numbers of 00\.png"):
         cache.encode_all(load_examples(config.data), lambda done, total: None)
