@@ -68,7 +68,10 @@ const axes = (pen, x, y, steps, bounds, width, height) => {
   pen.fillStyle = text;
   pen.globalAlpha = 0.7;
   const step = Math.max(1, nice(steps, width < 480 ? 4 : 7));
-  for (let value = 0; value <= steps; value += step) pen.fillText(value.toLocaleString('en'), Math.min(x(value), width - 18), height - 9);
+  for (let value = 0; value <= steps; value += step) {
+    const text = value.toLocaleString('en');
+    pen.fillText(text, Math.min(x(value), width - pen.measureText(text).width / 2), height - 9);
+  }
   pen.globalAlpha = 1;
 };
 const curveOn = (pen, curve, x, y) => {

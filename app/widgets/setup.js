@@ -21,23 +21,23 @@ const state = (text) => {
   part('.state').textContent = text;
   sessionStorage.setItem(UNSAVED, JSON.stringify([...pending]));
 };
+const send = async () => {
+  try {
+    while (pending.size) {
+      const sent = [...pending];
+      const answer = await post('/setup/edit', { values: Object.fromEntries(sent) });
+      for (const [key, text] of sent) if (pending.get(key) === text) pending.delete(key);
+      draw(answer);
+    }
+    state('saved');
+  } catch (error) {
+    state(`not saved: ${error.message}`);
+    resting = setTimeout(flush, 2000);
+  }
+};
 const flush = () => {
   clearTimeout(resting);
-  sending ??= (async () => {
-    try {
-      while (pending.size) {
-        const sent = [...pending];
-        const answer = await post('/setup/edit', { values: Object.fromEntries(sent) });
-        for (const [key, text] of sent) if (pending.get(key) === text) pending.delete(key);
-        draw(answer);
-      }
-      state('saved');
-    } catch (error) {
-      state(`not saved: ${error.message}`);
-      resting = setTimeout(flush, 2000);
-    }
-    sending = null;
-  })();
+  sending ??= send().finally(() => { sending = null; });
   return sending;
 };
 const edit = (key, text, now) => {
