@@ -11,7 +11,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from app.adapter_files import delete, find, rename, restore
+from app.adapter_files import NameTakenError, delete, find, rename, restore
 from app.adapter_scenes import offer, picture_with_workflow, workflow_for
 from app.adapters_view import export
 from app.comfyui_folder import copy
@@ -67,8 +67,12 @@ def _routes_of_files(router: APIRouter, studio: Studio) -> None:
         end(studio.home, asked.id)
 
     @router.post("/copy")
-    def copied(asked: Copied) -> dict[str, str]:
-        return {"told": copy(studio, find(studio, asked.key), asked.folder, asked.name)}
+    def copied(asked: Copied) -> dict[str, Any]:
+        """`taken`: another file has the name, and another one is asked for."""
+        try:
+            return {"told": copy(studio, find(studio, asked.key), asked.folder, asked.name), "taken": False}
+        except NameTakenError as error:
+            return {"told": str(error), "taken": True}
 
     @router.post("/rename")
     def renamed(asked: Named) -> dict[str, str]:

@@ -4,7 +4,7 @@ const ACTIONS = [['copy', 'Copy to ComfyUI'], ['workflow', 'ComfyUI workflow'], 
 let data = null;
 const line = part('.undone');
 const tell = (box, text, isBad = false) => { box.textContent = text; box.dataset.bad = String(isBad); };
-const field = (title, input) => make('label', { className: 'field' }, title, input);
+const field = (title, input) => make('label', { className: 'field' }, title, Object.assign(input, { ariaLabel: title }));
 const doing = async (button, told, act) => {
   button.disabled = true;
   try { await act(); } catch (error) { tell(told, error.message, true); }
@@ -24,14 +24,10 @@ const OPENED = {
     form.addEventListener('submit', (event) => {
       event.preventDefault();
       doing(button, told, async () => {
-        try {
-          const answer = await post('/adapters/copy', { key: row.item.key, folder: folder.value, name: other.hidden ? '' : name.value });
-          tell(told, answer.told);
-          other.hidden = true;
-        } catch (error) {
-          if (error.status === 409) { other.hidden = false; name.focus(); }
-          throw error;
-        }
+        const answer = await post('/adapters/copy', { key: row.item.key, folder: folder.value, name: other.hidden ? '' : name.value });
+        tell(told, answer.told, answer.taken);
+        other.hidden = !answer.taken;
+        if (answer.taken) name.focus();
       });
     });
     return form;
@@ -88,8 +84,8 @@ const thrown = async (row) => {
   const { key, name } = row.item;
   try {
     await post('/adapters/delete', { key });
-    row.remove();
-    say(line, `${name} is in the trash.`, async () => { await post('/adapters/restore', { key }); return `${name} is back.`; });
+    row.hidden = true; // the next look at the disk takes it away, unless it is back by then
+    say(line, `${name} is in the trash.`, async () => { await post('/adapters/restore', { key }); row.hidden = false; return `${name} is back.`; });
   } catch (error) { say(line, error.message); }
 };
 
@@ -152,14 +148,14 @@ const newGroup = (run) => {
   return group;
 };
 const where = (group) => {
-  const target = group.run.targets.find((each) => each.name === group.querySelector('select').value);
+  const target = group.run.targets.find((each) => each.name === group.querySelector('.export select').value);
   group.querySelector('.exact').textContent = target?.where ?? '';
 };
 const updateGroup = (group, run) => {
   group.run = run;
   group.querySelector('h3').textContent = run.name;
   group.querySelector('.about').textContent = [run.id, run.axis ? `${run.axis} axis` : '', run.rank ? `rank ${run.rank}` : '', run.base].filter(Boolean).join(' · ');
-  const select = group.querySelector('select');
+  const select = group.querySelector('.export select');
   const drawn = JSON.stringify(run.targets);
   if (select.dataset.drawn !== drawn) {
     select.replaceChildren(...run.targets.map((each) => make('option', { value: each.name, textContent: each.title })));

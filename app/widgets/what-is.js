@@ -35,7 +35,7 @@ const headOf = async (file) => {
 const lookAt = (file) => look(async () => answered(await fetch(`/adapters/what-is/header?name=${encodeURIComponent(file.name)}&size=${file.size}`, {
   method: 'POST',
   headers: { 'content-type': 'application/octet-stream' },
-  body: await headOf(file),
+  body: await (await headOf(file)).arrayBuffer(),
 })));
 drop.querySelector('input').addEventListener('change', (event) => { const [file] = event.target.files; if (file) lookAt(file); event.target.value = ''; });
 for (const name of ['dragover', 'dragleave', 'drop']) {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.studio import Studio
+from trainer.config import RunConfig
 from trainer.config_io import parse_config
 from trainer.home import Home
 from trainer.run_dir import RunDir
@@ -34,13 +35,14 @@ class TwinHome:
         return TwinHome(path, lora, dora, path / self.folder.relative_to(self.path))
 
 
-def make_twin_home(path: Path) -> TwinHome:
+def make_twin_home(path: Path, config: RunConfig | None = None) -> TwinHome:
+    """As `config` has it, else as quickly as possible."""
     from trainer.compare.comparison import compare  # noqa: PLC0415 - loads torch, which few tests of the page need
     from trainer.compare.request import Request  # noqa: PLC0415
     from trainer.session import run_training  # noqa: PLC0415
 
     home = Home(path)
-    lora, dora = create_runs(parse_config(_settings()), home.runs)
+    lora, dora = create_runs(config or parse_config(_settings()), home.runs)
     for run in (lora, dora):
         run_training(run)
     folder = compare(Request(sources=(lora.id, dora.id)), Studio(home).store)
