@@ -110,7 +110,7 @@ def table(manifest: Manifest) -> list[dict[str, Any]]:
         ("seconds per step", lambda column: _number(column.seconds_per_step, "{:.2f}")),
         ("peak memory", lambda column: _number(column.peak_mib, "{:,.0f} MiB")),
         ("validation loss", lambda column: _number(column.validation_loss, "{:.4f}")),
-        ("file size", lambda column: _number(column.bytes, "", size_in_words)),
+        ("file size", lambda column: "" if column.bytes is None else size_in_words(column.bytes)),
         ("distance to base", lambda column: _number(column.distance, "{:.4f}")),
     )
     return [
@@ -139,10 +139,8 @@ def _why(title: str, column: ColumnEntry) -> str:
     }.get(title, "nobody measured it")
 
 
-def _number(value: float | None, form: str, words: Any = None) -> str:
-    if value is None:
-        return ""
-    return words(value) if words else form.format(value)
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
 
 
 def _row(manifest: Manifest, number: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import lru_cache
 from typing import Any
 
 from trainer.failures import ExplainedError
@@ -22,13 +23,11 @@ def told(home: Home, kind: Kind, progress: re.Pattern[str] | None = None) -> lis
     `progress` finds two numbers, done and of how many, in what a job prints.
     """
     queue = Queue(home)
-    entries = queue.list_jobs()
-    undone = [entry for entry in entries if entry.state in UNDONE]
+    undone = queue.list_jobs(UNDONE)
     ours = [entry for entry in undone if entry.job.kind == kind]
-    ended = [entry for entry in entries if entry.state == "done" and entry.job.kind == kind][-1:]
-    failed = [entry for entry in ended if _is_failed(entry)]
+    ended = _last_ended(home, kind, (home.queue / "done").stat().st_mtime_ns)
     return [
-        *((entry.job, _failure(entry.job)) for entry in failed),
+        *((job, _failure(job)) for job in ended if _is_failed(job)),
         *((entry.job, _state(queue, entry, undone.index(entry), progress)) for entry in ours),
     ]
 
@@ -43,11 +42,17 @@ def end(home: Home, name: str) -> None:
         kill_tree(Identity(job.claim.pid, job.claim.create_time, job.claim.host))
 
 
-def _is_failed(entry: Entry) -> bool:
-    outcome = entry.job.outcome
+@lru_cache(maxsize=16)
+def _last_ended(home: Home, kind: Kind, changed: int) -> tuple[Job, ...]:
+    """The last job of that kind that ended, if there is one; `changed`: when the folder of them did."""
+    return tuple(entry.job for entry in Queue(home).list_jobs(["done"]) if entry.job.kind == kind)[-1:]
+
+
+def _is_failed(job: Job) -> bool:
+    outcome = job.outcome
     if outcome is None or outcome.code == 0 or time.time() - outcome.at > FAILED_SECONDS:
         return False
-    return entry.job.claim is not None  # else it was taken off the queue
+    return job.claim is not None  # else it was taken off the queue
 
 
 def _failure(job: Job) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 const NS = 'http://www.w3.org/2000/svg';
-const COLOURS = { base: '#a1a1aa', lora: '#06b6d4', dora: '#8b5cf6' };
+const COLOURS = { lora: '#06b6d4', dora: '#8b5cf6' };
 const MORE = ['#f59e0b', '#22c55e', '#ec4899', '#3b82f6', '#f97316', '#14b8a6'];
 const SMALL_PX = 200; // such pictures are shown as the pixels that they are
 const told = part('.told');
@@ -77,11 +77,11 @@ const drawTable = () => {
 
 // A column of marks per layer, on a logarithmic axis; a layer that did not change at all has no place on it.
 const [WIDTH, HEIGHT, LEFT, BOTTOM] = [960, 190, 56, 26];
+const kindOf = ({ title }) => data.columns.find((column) => column.title === title || column.title.startsWith(`${title}, strength`))?.kind;
 const colour = (number) => {
-  const kinds = data.columns.filter((column) => column.kind !== 'base').map((column) => column.kind);
-  const { axis, title } = data.analysis[number];
-  const kind = data.columns.find((column) => column.title === title || column.title.startsWith(`${title}, strength`))?.kind ?? (axis ? 'dora' : 'lora');
-  return kinds.filter((each) => each === kind).length > 1 || !COLOURS[kind] || data.analysis.length > 2 ? MORE[number % MORE.length] : COLOURS[kind];
+  const kinds = data.analysis.map(kindOf);
+  const isOnlyOne = kinds.filter((kind) => kind === kinds[number]).length === 1;
+  return (isOnlyOne && COLOURS[kinds[number]]) || MORE[number % MORE.length];
 };
 const mark = (number, x, y, size = 3) => {
   const fill = { fill: number % 2 ? colour(number) : 'none', stroke: colour(number), 'stroke-width': 1.5 };

@@ -247,7 +247,7 @@ def test_the_header_alone_tells_what_the_whole_file_is(studio: Studio, twins: Tw
 def test_a_truncated_file_is_told_by_its_size(studio: Studio, file: AdapterFile) -> None:
     size = file.path.stat().st_size
     for wrong in (size - 1, size + 1):
-        with pytest.raises(NotKnownError, match="a.safetensors"):
+        with pytest.raises(NotKnownError, match=r"a\.safetensors"):
             of_header(studio, "a.safetensors", wrong, head_of(file.path))
 
 

@@ -210,7 +210,7 @@ def test_on_a_phone_the_grid_scrolls_and_the_page_does_not(host: Server, twins: 
     assert frame is not None
     assert frame["x"] >= 0
     assert frame["x"] + frame["width"] <= 390
-    for region in ("Grid of pictures", "Figures"):
+    for region in ("Grid of pictures", "Figures", "Change of magnitude by layer", "Change of direction by layer"):
         box = comparison.get_by_role("region", name=region).bounding_box()
         assert box is not None
         assert box["x"] + box["width"] <= 390
