@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 
 from tests.app.conftest import Server
 
+README = Path(__file__).parent.parent.parent / "app" / "README.md"
 NAMES = ["/create_set", "/start", "/list_runs", "/status", "/stop", "/export", "/list_files"]
 QUICK = [
     "train.steps=2",
@@ -35,13 +35,15 @@ def client(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Generato
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[dict[str, Any]]:
-    """Three files: two pictures, one of them with a caption, and one that is none."""
+def squares(tmp_path: Path) -> Path:
+    """Four files: two pictures, a caption of one of them, and one that is no picture."""
+    folder = tmp_path / "squares"
+    folder.mkdir()
     for number, colour in enumerate(("red", "blue")):
-        Image.new("RGB", (64, 80), colour).save(tmp_path / f"{number}.png")
-    (tmp_path / "1.txt").write_text("a blue square")
-    (tmp_path / "2.jpg").write_text("no picture")
-    return [handle_file(path) for path in sorted(tmp_path.iterdir())]
+        Image.new("RGB", (64, 80), colour).save(folder / f"{number}.png")
+    (folder / "1.txt").write_text("a blue square")
+    (folder / "2.jpg").write_text("no picture")
+    return folder
 
 
 def test_these_endpoints_and_no_other_are_for_programs(client: Client) -> None:
@@ -50,20 +52,26 @@ def test_these_endpoints_and_no_other_are_for_programs(client: Client) -> None:
     assert info["unnamed_endpoints"] == {}  # type: ignore[index]
 
 
-def test_from_pictures_to_a_file(server: Server, client: Client, pictures: list[dict[str, Any]]) -> None:
-    made = client.predict("squares", pictures, "a sks square", api_name="/create_set")
+def test_the_example_of_the_readme_leads_from_pictures_to_a_file(
+    server: Server, client: Client, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(squares.parent)
+    [example] = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for shown, here in {"http://127.0.0.1:7860": server.url, '["train.steps=50"]': str(QUICK), "(5)": "(0.5)"}.items():
+        assert shown in example
+        example = example.replace(shown, here)
+    done: dict[str, Any] = {}
+    exec(example, done)  # as it stands there, but for these
+    done["studio"].close()
+
+    made, runs, (file,) = done["made"], done["runs"], done["files"]
     assert made["pictures"] == 2
     assert list(made["left_out"]) == ["2.jpg"]
     folder = server.home / "sets" / made["set"]
     assert [path.read_text() for path in folder.glob("*.txt")] == ["a blue square"]
-
-    runs = client.predict(made["set"], "starter-lora", QUICK, "key-1", api_name="/start")
-    assert client.predict(made["set"], "starter-lora", QUICK, "key-1", api_name="/start") == runs
-    state = wait_for_end(client, runs[0])
-    assert (state["state"], state["step"]) == ("finished", 2), state
+    assert client.predict(made["set"], "starter-lora", QUICK, "my-key", api_name="/start") == runs
+    assert (done["state"]["state"], done["state"]["step"]) == ("finished", 2), done["state"]
     assert runs[0] in [run["id"] for run in client.predict(api_name="/list_runs")]
-
-    file = client.predict(runs[0], api_name="/list_files")[0]
     data = httpx.get(server.url + file["download"]).content
     assert len(data) == file["bytes"]
     assert data == (server.home / "runs" / runs[0] / "exports" / file["name"]).read_bytes()
@@ -90,16 +98,3 @@ def test_what_is_wrong_is_said_and_nothing_is_made(
     with pytest.raises(AppError, match=re.escape(words)):
         client.predict(*arguments, api_name=name)
     assert sorted(path.name for path in (server.home / "runs").glob("*")) == before
-
-
-def wait_for_end(client: Client, run: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 240
-    while (state := client.predict(run, api_name="/status"))["state"] in (
-        "queued",
-        "preparing",
-        "training",
-        "sampling",
-    ):
-        assert time.monotonic() < deadline, state
-        time.sleep(0.5)
-    return state
