@@ -15,12 +15,13 @@ from app.comparisons import comparisons
 from app.media import media_url
 from app.run_settings import settings_of
 from app.studio import Studio
-from app.workflow import Scene, Workflow, embedded, why_not, workflow
+from app.workflow import Workflow, embedded, why_not, workflow
 from dora_core.errors import FileFormatError
 from dora_core.rendering import COMFYUI, rendering
 from trainer.base_files import BaseFacts, look_up
 from trainer.compare.manifest import read_manifest
 from trainer.failures import ExplainedError
+from trainer.shot import Shot
 
 MOST_COMPARISONS = 5
 MOST_PICTURES = 60
@@ -32,7 +33,7 @@ class Drawn:
 
     key: str
     picture: Path
-    scene: Scene
+    shot: Shot
     strength: float
     where: str
 
@@ -54,7 +55,7 @@ def offer(studio: Studio, file: AdapterFile) -> dict[str, Any]:
         "pictures": [
             {
                 "key": drawn.key,
-                "label": f"{drawn.scene.prompt}, seed {drawn.scene.seed} ({drawn.where})",
+                "label": f"{drawn.shot.prompt}, seed {drawn.shot.seed} ({drawn.where})",
                 "url": media_url(studio, drawn.picture, 320),
             }
             for drawn in pictures
@@ -69,7 +70,7 @@ def workflow_for(studio: Studio, file: AdapterFile, key: str) -> tuple[Drawn, Wo
     drawn = next((each for each in drawn_with(studio, file) if each.key == key), None)
     if why or drawn is None or isinstance(base, str):
         raise ExplainedError(why or "This picture is not there (any more).", "")
-    return drawn, workflow(base, file.path.name, drawn.scene, drawn.strength)
+    return drawn, workflow(base, file.path.name, drawn.shot, drawn.strength)
 
 
 def picture_with_workflow(drawn: Drawn, made: Workflow) -> bytes:
@@ -103,7 +104,7 @@ def _samples(studio: Studio, file: AdapterFile) -> Iterator[Drawn]:
             rows = json.loads(listing.read_text(encoding="utf-8"))
             for row in rows:
                 picture = listing.parent / Path(row.pop("file")).name
-                yield Drawn(_key(studio, picture), picture, Scene(**row), 1.0, f"sample, {listing.parent.name}")
+                yield Drawn(_key(studio, picture), picture, Shot(**row), 1.0, f"sample, {listing.parent.name}")
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue  # being written again, or of another version
 
@@ -121,9 +122,9 @@ def _cells(studio: Studio, file: AdapterFile) -> Iterator[Drawn]:
                 continue
             for place, row in enumerate(manifest.rows):
                 picture = found.folder / manifest.cell(place, number).picture
-                scene = Scene(**row.model_dump(exclude={"label"}))
+                shot = Shot(**row.model_dump(exclude={"label"}))
                 where = f"comparison of {manifest.made_at:%Y-%m-%d %H:%M}, strength {column.strength:g}"
-                yield Drawn(_key(studio, picture), picture, scene, column.strength or 0.0, where)
+                yield Drawn(_key(studio, picture), picture, shot, column.strength or 0.0, where)
 
 
 def _key(studio: Studio, picture: Path) -> str:

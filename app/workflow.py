@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from trainer.base_files import BaseFacts
+from trainer.shot import Shot
 
 RELEASED_WIDTH = 320  # channels of the first layer in every released UNet of the families that we know
 # scheduler of diffusers -> sampler and schedule of ComfyUI
@@ -29,19 +30,6 @@ SAMPLERS = {
     "UniPCMultistepScheduler": ("uni_pc", "normal"),
 }
 ELSE = ("dpmpp_2m", "karras")
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a picture was drawn with."""
-
-    prompt: str
-    negative: str
-    seed: int
-    steps: int
-    guidance: float
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +55,7 @@ def why_not(base: BaseFacts) -> str:
     return ""
 
 
-def workflow(base: BaseFacts, adapter: str, scene: Scene, strength: float = 1.0) -> Workflow:
+def workflow(base: BaseFacts, adapter: str, shot: Shot, strength: float = 1.0) -> Workflow:
     """The graph for an adapter file of that name in ComfyUI's folder models/loras."""
     scheduler = _scheduler(base.path)
     (sampler, schedule), is_known = _sampler(scheduler)
@@ -82,14 +70,14 @@ def workflow(base: BaseFacts, adapter: str, scene: Scene, strength: float = 1.0)
             model=["1", 0],
             clip=["1", 1],
         ),
-        "3": _node("CLIPTextEncode", text=scene.prompt, clip=["2", 1]),
-        "4": _node("CLIPTextEncode", text=scene.negative, clip=["2", 1]),
-        "5": _node("EmptyLatentImage", width=scene.width, height=scene.height, batch_size=1),
+        "3": _node("CLIPTextEncode", text=shot.prompt, clip=["2", 1]),
+        "4": _node("CLIPTextEncode", text=shot.negative, clip=["2", 1]),
+        "5": _node("EmptyLatentImage", width=shot.width, height=shot.height, batch_size=1),
         "6": _node(
             "KSampler",
-            seed=scene.seed,
-            steps=scene.steps,
-            cfg=scene.guidance,
+            seed=shot.seed,
+            steps=shot.steps,
+            cfg=shot.guidance,
             sampler_name=sampler,
             scheduler=schedule,
             denoise=1.0,

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from app.workflow import Scene, embedded, why_not, workflow
+from app.workflow import embedded, why_not, workflow
 from trainer.base_files import BaseFacts, look_up
+from trainer.shot import Shot
 
-SCENE = Scene("a panda, 3d style", "blurry", 2**40 + 1, 20, 6.5, 768, 512)
+SHOT = Shot("a panda, 3d style", "blurry", 2**40 + 1, 20, 6.5, 768, 512)
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # What ComfyUI's nodes.py and model_advanced.py require of each class, and what it gives.
 INPUTS = {
@@ -62,7 +63,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> BaseFacts:
 
 
 def test_every_node_has_what_comfyui_requires_from_nodes_that_give_it(base: BaseFacts) -> None:
-    nodes = workflow(base, "panda.safetensors", SCENE).nodes
+    nodes = workflow(base, "panda.safetensors", SHOT).nodes
     for node in nodes.values():
         assert node["inputs"].keys() == INPUTS[node["class_type"]]
         for name, value in node["inputs"].items():
@@ -73,12 +74,12 @@ def test_every_node_has_what_comfyui_requires_from_nodes_that_give_it(base: Base
 
 
 def test_prompt_seed_size_and_strength_are_those_of_the_picture(base: BaseFacts) -> None:
-    nodes = workflow(base, "panda.safetensors", SCENE, 0.75).nodes
+    nodes = workflow(base, "panda.safetensors", SHOT, 0.75).nodes
     by_class = {node["class_type"]: node["inputs"] for node in nodes.values()}
     sampler, loader = by_class["KSampler"], by_class["LoraLoader"]
-    assert nodes[sampler["positive"][0]]["inputs"]["text"] == SCENE.prompt
-    assert nodes[sampler["negative"][0]]["inputs"]["text"] == SCENE.negative
-    assert (sampler["seed"], sampler["steps"], sampler["cfg"]) == (SCENE.seed, 20, 6.5)
+    assert nodes[sampler["positive"][0]]["inputs"]["text"] == SHOT.prompt
+    assert nodes[sampler["negative"][0]]["inputs"]["text"] == SHOT.negative
+    assert (sampler["seed"], sampler["steps"], sampler["cfg"]) == (SHOT.seed, 20, 6.5)
     assert (by_class["EmptyLatentImage"]["width"], by_class["EmptyLatentImage"]["height"]) == (768, 512)
     assert loader["lora_name"] == "panda.safetensors"
     assert loader["strength_model"] == loader["strength_clip"] == 0.75
@@ -89,7 +90,7 @@ def test_a_v_model_is_told_to_be_one_and_keeps_its_scheduler(tmp_path: Path) -> 
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     facts = replace(look_up(SD15), name=str(tmp_path), path=tmp_path, prediction="v")
-    made = workflow(facts, "a.safetensors", SCENE)
+    made = workflow(facts, "a.safetensors", SHOT)
     assert made.nodes["9"]["inputs"] == {"sampling": "v_prediction", "zsnr": True, "model": ["2", 0]}
     assert made.nodes["6"]["inputs"]["model"] == ["9", 0]
     assert (made.nodes["6"]["inputs"]["sampler_name"], made.nodes["6"]["inputs"]["scheduler"]) == ("euler", "karras")
@@ -99,7 +100,7 @@ def test_a_v_model_is_told_to_be_one_and_keeps_its_scheduler(tmp_path: Path) -> 
 def test_a_picture_with_the_workflow_in_it_is_the_same_picture(base: BaseFacts, tmp_path: Path) -> None:
     picture = tmp_path / "cell.png"
     Image.new("RGB", (6, 4), (1, 2, 3)).save(picture)
-    made = workflow(base, "panda.safetensors", SCENE)
+    made = workflow(base, "panda.safetensors", SHOT)
     (tmp_path / "with.png").write_bytes(embedded(picture, made))
     with Image.open(tmp_path / "with.png") as image:
         assert json.loads(image.text["prompt"]) == made.nodes  # type: ignore[attr-defined] - of PNG images

@@ -39,7 +39,7 @@ from trainer.config_sections import ModelConfig, Precision
 from trainer.disk import require_free
 from trainer.from_file import Column, consumer_of
 from trainer.grids import labelled_grid, save_grid
-from trainer.sampling import Shot
+from trainer.shot import Shot
 from trainer.store import Store
 
 KEPT_IN_PICTURES = {"title", "source", "kind", "strength", "sha256", "consumer"}

@@ -12,7 +12,7 @@ from trainer.build import NoPicturesError, load_examples
 from trainer.compare.request import Request, RequestError
 from trainer.config import RunConfig
 from trainer.config_sections import SampleConfig
-from trainer.sampling import Shot
+from trainer.shot import Shot
 
 Sizes = tuple[int, int]
 
