@@ -18,7 +18,7 @@ from trainer.run_dir import RunDir
 from trainer.store import Store
 from trainer.worker import ensure_worker
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 STEPS = 300  # more than are taken while the server starts again
 TRUTH_MS = 4000
 LOADING_MS = 240_000  # importing torch and the starter on a busy machine
