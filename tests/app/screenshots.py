@@ -81,7 +81,7 @@ def ready(page: Page) -> None:
 
 
 def save(taken: bytes, path: Path) -> None:
-    """With a palette: a third of the bytes. Its colours are moved to where they are needed, else small dots lose theirs."""
+    """With a palette, a third of the bytes; `kmeans` lets small dots keep their colours."""
     with Image.open(io.BytesIO(taken)) as picture:
         quantized = picture.convert("RGB").quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
     quantized.save(path, optimize=True)
