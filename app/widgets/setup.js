@@ -132,8 +132,10 @@ const build = () => {
   rows.get('model.base').control.after(bases);
   part('.sections').append(...data.sections.map(section).filter((box) => box.querySelector('.setting')));
 };
+// What has one choice only is nothing to set.
+const settable = (each) => each.fields.filter((field) => !TOP.includes(field.key) && field.choices.length !== 1);
 const section = (each) => {
-  const grid = make('fieldset', { className: 'grid', ariaLabel: `${each.title}, settings` }, ...each.fields.filter((field) => !TOP.includes(field.key)).map((field) => setting(field)));
+  const grid = make('fieldset', { className: 'grid', ariaLabel: `${each.title}, settings` }, ...settable(each).map((field) => setting(field)));
   const box = make('div', { className: 'section' });
   if (each.is_optional) {
     box.append(setting({ ...each, control: 'switch', expects: '', choices: [] }));
