@@ -6,15 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from dora_core.consumers import Consumer
 from dora_core.layouts import Layout
+from dora_core.rendering import Verdict
 from dora_core.spec import NormAxis
 
 FORMAT = "dora-studio-parity-1"
-
-Verdict = Literal["exact", "close", "coarse", "wrong", "unread"]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from dora_core.layouts import Layout
 from dora_core.spec import NormAxis
@@ -17,6 +18,16 @@ class Rendering:
     wrong: Mapping[str, str]  # program -> what it makes of the file
     condition: str = ""  # under which "exact" holds
 
+
+Verdict = Literal["exact", "close", "coarse", "wrong", "unread"]
+# What a program makes of a file, in a word or two.
+VERDICTS: Mapping[Verdict, str] = {
+    "exact": "as trained",
+    "close": "close",
+    "coarse": "coarse",
+    "wrong": "wrong",
+    "unread": "not read",
+}
 
 COMFYUI, FORGE, A1111 = "ComfyUI", "Forge, reForge", "A1111 >= 1.10"
 SDNEXT, INVOKEAI, LYCORIS, DIFFUSERS = "SD.Next", "InvokeAI", "LyCORIS", "diffusers"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from dora_core.errors import FileFormatError
 from dora_core.families import FAMILIES, Family, Prediction, detect_family, neutral_name, shipped_modules
@@ -61,12 +63,17 @@ def look_up(base: str, revision: str | None = None) -> BaseFacts:
 
 def locate(base: str) -> Path | None:
     """The folder or file that `base` names, None for a name on the hub; FileFormatError where it can be neither."""
-    path = STARTER if base == "starter" else Path(base).expanduser()
+    path = STARTER if base == "starter" else Path(os.path.expanduser(base))
     if path.suffix in PICKLE_ENDINGS:
         raise FileFormatError(pickle_refusal(path))
-    if path.exists():
-        return path
-    if base.count("/") != 1 or path.suffix == ".safetensors" or base.startswith((".", "/", "~")):
+    try:
+        if path.exists():
+            return path
+        validate_repo_id(base)
+        is_name = base.count("/") == 1 and path.suffix != ".safetensors"
+    except (HFValidationError, OSError):  # no name on the hub; none that a file can have
+        is_name = False
+    if not is_name:
         raise FileFormatError(
             f"the base model {base!r} is not there: give a diffusers folder, a .safetensors checkpoint, or a name on "
             "the hub such as owner/model"

@@ -28,8 +28,9 @@ from trainer.failures import ExplainedError
 from trainer.home import Home
 from trainer.optim import PartRate, RatePlan, build_optimizer
 from trainer.priors import complete_class_pictures
-from trainer.sampling import Shot, draw_picture
+from trainer.sampling import draw_picture
 from trainer.seeds import generator, seed_of
+from trainer.shot import Shot
 from trainer.step import Denoiser, Draw
 from trainer.training import Every, Training, Validation
 

@@ -24,6 +24,7 @@ class Command:
 
 
 COMMANDS: tuple[Command, ...] = (
+    Command("ui", "app.cli", "Open the page in the browser."),  # by name alone: nothing here imports the page
     Command("train", "trainer.cli_train", "Train a run, from a preset or a TOML file, and export the adapter."),
     Command("resume", "trainer.cli_resume", "Go on with a run exactly where its newest checkpoint is."),
     Command("sample", "trainer.cli_sample", "Draw samples with a run's newest checkpoint."),

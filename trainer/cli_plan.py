@@ -34,7 +34,8 @@ def show_plan(
     Loads no model. Exits with 1 when the run could not start.
     """
     try:
-        found = plan(load_config(config, overrides or ()), Home.find(home))
+        place = Home.find(home)
+        found = plan(load_config(config, overrides or (), place), place)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None

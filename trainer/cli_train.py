@@ -114,7 +114,7 @@ def _runs(source: str, settings: list[str], home: Home) -> list[RunDir]:
                 f"Leave that out, or make a new run: `dora-studio runs clone {run.id} NAME {changes}`.",
             )
         return [run]
-    config = load_config(source, settings)
+    config = load_config(source, settings, home)
     planned = plan(config, home)
     print_plan(planned, Console())
     if not planned.is_ready:

@@ -7,6 +7,7 @@ import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -44,19 +45,26 @@ class Setting:
     field: FieldInfo
     section: type[BaseModel]
 
+    @cached_property
+    def schema(self) -> Mapping[str, Any]:
+        """Its JSON schema, without the 'or null' of optional ones."""
+        schema = self.section.model_json_schema()["properties"][self.key.rpartition(".")[2]]
+        options = schema.get("anyOf", [schema])
+        return next(option for option in options if option.get("type") != "null")
+
     @property
     def is_text(self) -> bool:
         """Whether it is text of any kind: a path or a choice of words as well."""
-        return _schema(self).get("type") == "string"
+        return self.schema.get("type") == "string"
 
     @property
     def is_list(self) -> bool:
-        return _schema(self).get("type") == "array"
+        return self.schema.get("type") == "array"
 
     @property
     def expectation(self) -> str:
         """What to write, in words: 'a whole number from 1 to 256'."""
-        return _in_words(_schema(self))
+        return _in_words(self.schema)
 
     @property
     def default_text(self) -> str:
@@ -85,6 +93,17 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 SETTINGS: Mapping[str, Setting] = {setting.key: setting for setting in iter_settings()}
 _SECTIONS = {key.rpartition(".")[0]: key for key in SETTINGS if "." in key}  # with a setting of each, to show
+
+
+def _optional_sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if (section := section_of(field)) is not None:
+            if field.annotation is not section:
+                yield f"{prefix}{name}"
+            yield from _optional_sections(section, f"{prefix}{name}.")
+
+
+OPTIONAL_SECTIONS = frozenset(_optional_sections(RunConfig))  # that may be absent as a whole
 
 
 def unknown_key(key: str) -> Problem:
@@ -137,13 +156,6 @@ def _nearest(key: str) -> str:
         near = difflib.get_close_matches(key.rpartition(".")[2], names, n=1, cutoff=0.7)
         close = [known for known in SETTINGS if known.rpartition(".")[2] in near]
     return f": did you mean {' or '.join(close)}?" if close else ": `dora-studio presets settings` lists all"
-
-
-def _schema(setting: Setting) -> Mapping[str, Any]:
-    """The setting's JSON schema, without the 'or null' of optional ones."""
-    schema = setting.section.model_json_schema()["properties"][setting.key.rpartition(".")[2]]
-    options = schema.get("anyOf", [schema])
-    return next(option for option in options if option.get("type") != "null")
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:

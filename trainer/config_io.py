@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from trainer.config import RunConfig
-from trainer.config_errors import SETTINGS, ConfigError, Problem, Setting, explain, unknown_key
+from trainer.config_errors import OPTIONAL_SECTIONS, SETTINGS, ConfigError, Problem, Setting, explain, unknown_key
 from trainer.data.scan import picture_files
 from trainer.home import Home
 from trainer.presets import Preset, find_preset, preset_folders
@@ -20,7 +21,7 @@ from trainer.presets import Preset, find_preset, preset_folders
 Values = dict[str, Any]  # sections as nested dictionaries, as TOML reads them
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(source: str | Path, overrides: Sequence[str] = (), home: Home | None = None) -> RunConfig:
     """The config in the TOML file `source`, or of the preset of that name, with ``key=value`` overrides on top.
 
     A file may begin with ``preset = "name"``: what it does not set comes from there. Where neither says how many steps,
@@ -31,14 +32,17 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if path.suffix == ".toml" or path.is_file():
         try:
             values = _anchored(read_toml(path), path.resolve().parent)
-            return config_from(values, overrides)
+            return config_from(values, overrides, home)
         except ConfigError as error:
             raise ConfigError(error.problems, str(path)) from None
-    return config_from({"preset": str(source)}, overrides)
+    return config_from({"preset": str(source)}, overrides, home)
 
 
-def config_from(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
-    """The config of nested `values`, which may name a preset under ``preset``, and overrides; raises ConfigError."""
+def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), home: Home | None = None) -> RunConfig:
+    """The config of nested `values`, which may name a preset of `home` under ``preset``, and overrides.
+
+    Raises ConfigError.
+    """
     own = copy.deepcopy(dict(values))
     name = own.pop("preset", None)
     for override in overrides:
@@ -46,7 +50,7 @@ def config_from(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run
         if key.strip() == "preset":
             name = text.strip()
     settings = [override for override in overrides if override.partition("=")[0].strip() != "preset"]
-    preset = None if name is None else find_preset(str(name), preset_folders(Home.find()))
+    preset = None if name is None else find_preset(str(name), preset_folders(home or Home.find()))
     merged = own if preset is None else _merged(preset.values, own)
     _override(merged, settings)
     if preset is not None:
@@ -96,6 +100,8 @@ def _override(values: Values, overrides: Sequence[str]) -> None:
         key, equals, text = (part.strip() for part in override.partition("="))
         if not equals:
             problems.append(Problem(key, f"{override!r} has no '=': write key=value, such as train.steps=500"))
+        elif key in OPTIONAL_SECTIONS and text == "none":
+            _set(values, key, None)
         elif key not in SETTINGS:
             problems.append(unknown_key(key))
         else:
@@ -147,13 +153,20 @@ def _anchored(values: Values, root: Path) -> Values:
 
 
 def _anchored_value(key: str, value: object, root: Path) -> object:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or key not in (*_FOLDERS, *_MODELS):
         return value
-    path = root / Path(value).expanduser()
+    path = root / os.path.expanduser(value)  # Path's own raises for a person that is not known
     if key in _FOLDERS:
         return str(path)
-    is_path = key in _MODELS and (value.startswith((".", "~")) or path.exists())
+    is_path = value.startswith((".", "~")) or _exists(path)
     return str(path) if is_path else value
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # no name that a file can have
+        return False
 
 
 def _take_steps_from_pictures(values: Values, preset: Preset) -> None:

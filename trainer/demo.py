@@ -22,8 +22,8 @@ from trainer.grids import INK, MARGIN_PX, PAPER, labelled_grid, save_grid
 from trainer.home import Home
 from trainer.likeness import HeldOut, coarse, latents, nearer_to_solid, read_held_out
 from trainer.run_dir import RunDir
-from trainer.sampling import Shot
 from trainer.session import run_training
+from trainer.shot import Shot
 from trainer.twins import create_runs
 
 SAMPLES = Path(__file__).parent.parent / "assets" / "samples"

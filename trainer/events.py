@@ -82,6 +82,14 @@ class Exported(_Line):
     headline: Text = Field(description="of the parity report, one sentence")
 
 
+class Renamed(_Line):
+    """An exported file has another name."""
+
+    kind: Literal["renamed"] = "renamed"
+    file: Text = Field(description="relative to the run directory")
+    to: Text = Field(description="likewise")
+
+
 class Warned(_Line):
     kind: Literal["warned"] = "warned"
     text: Text
@@ -134,8 +142,8 @@ class Finished(_Line):
 
 
 Event = Annotated[
-    Started | Phase | Sampled | Saved | Exported | Warned | SkippedStep | Stopping | Stopped | Paused | Resumed
-    | Failed | Finished,
+    Started | Phase | Sampled | Saved | Exported | Renamed | Warned | SkippedStep | Stopping | Stopped | Paused
+    | Resumed | Failed | Finished,
     Field(discriminator="kind"),
 ]  # fmt: skip
 

@@ -19,7 +19,8 @@ from dora_core.layouts import AdapterInfo
 from dora_core.parity import read_stored
 from dora_core.parity_report import recommended_consumer
 from trainer.components import Components
-from trainer.sampling import Shot, draw_picture
+from trainer.sampling import draw_picture
+from trainer.shot import Shot
 
 
 @dataclass(frozen=True)

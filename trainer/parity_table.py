@@ -6,15 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dora_core.parity_report import ParityReport, Verdict
+from dora_core.parity_report import ParityReport
+from dora_core.rendering import VERDICTS, Verdict
 
-_STYLES: dict[Verdict, tuple[str, str]] = {
-    "exact": ("as trained", "green"),
-    "close": ("close", "yellow"),
-    "coarse": ("coarse", "yellow"),
-    "wrong": ("wrong", "red"),
-    "unread": ("not read", "dim"),
-}
+_STYLES: dict[Verdict, str] = {"exact": "green", "close": "yellow", "coarse": "yellow", "wrong": "red", "unread": "dim"}
 
 
 def print_report(report: ParityReport, console: Console) -> None:
@@ -22,8 +17,12 @@ def print_report(report: ParityReport, console: Console) -> None:
     for heading in ("", "program", "way", "what it makes of the file, errors as shares of the update"):
         table.add_column(heading, style="dim" if heading == "way" else None, no_wrap=not heading)
     for parity in report.consumers:
-        word, style = _STYLES[parity.verdict]
-        table.add_row(Text(word, style), parity.consumer.program, parity.consumer.path, Text(parity.words))
+        table.add_row(
+            Text(VERDICTS[parity.verdict], _STYLES[parity.verdict]),
+            parity.consumer.program,
+            parity.consumer.path,
+            Text(parity.words),
+        )
     console.print(table)
     console.print(Text(f"Not certified: {'; '.join(report.not_certified)}.", "dim"))
     console.print(Text(report.headline, "bold green" if report.passed else "bold red"))

@@ -18,7 +18,7 @@ from trainer.config import RunConfig
 from trainer.config_errors import Problem
 from trainer.config_sections import Precision
 from trainer.data.report import DatasetReport, dataset_notices, report_dataset
-from trainer.data.scan import picture_files
+from trainer.data.scan import ImageSet, picture_files
 from trainer.devices import read_driver
 from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
@@ -82,11 +82,16 @@ class Plan:
         return sum(part.size_bytes for part in self.disk)
 
 
-def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = None) -> Plan:
-    """The plan of a run on this machine, with what `home` remembers of its speed."""
+def plan(
+    config: RunConfig, home: Home | None = None, machine: Machine | None = None, images: ImageSet | None = None
+) -> Plan:
+    """The plan of a run on this machine, with what `home` remembers of its speed.
+
+    `images`: the folder as `scan` saw it, where somebody has it already.
+    """
     home = home or Home.find()
     machine = machine or this_machine()
-    dataset = report_dataset(config.data)
+    dataset = report_dataset(config.data, images)
     base, base_problems = _base(config)
     is_known = base is not None and base.family is not None
     runs = configs_of(config)

@@ -14,7 +14,8 @@ from PIL import Image
 from dora_core.atomic import atomic_write
 from trainer.data.scan import picture_files
 from trainer.faults import crash_point
-from trainer.sampling import Shot, save_png
+from trainer.sampling import save_png
+from trainer.shot import Shot
 
 Draw = Callable[[Shot], Image.Image]
 Report = Callable[[int, int], None]  # done, total

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,22 +20,10 @@ from torch import Tensor
 from dora_core.atomic import replace
 from trainer.components import Pipeline
 from trainer.faults import crash_point
+from trainer.shot import Shot
 
 UNFINISHED = ".tmp-"
 Report = Callable[[int, int], None]  # done, total
-
-
-@dataclass(frozen=True)
-class Shot:
-    """Everything that a picture depends on, besides the models."""
-
-    prompt: str
-    negative: str
-    seed: int
-    steps: int
-    guidance: float
-    width: int
-    height: int
 
 
 @torch.no_grad()

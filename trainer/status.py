@@ -15,6 +15,7 @@ from trainer.events import (
     Paused,
     Phase,
     PhaseName,
+    Renamed,
     Resumed,
     Sampled,
     Saved,
@@ -148,7 +149,7 @@ def _after(status: RunStatus, event: Event) -> RunStatus:
             state, message, _ = PHASES[event.name]
             counted = f"{message}, {event.done} of {event.total}" if event.total else event.detail or message
             return replace(status, state=state, message=counted, phase=event.name)
-        case Sampled():
+        case Sampled() | Renamed():
             return status
         case Saved():
             return replace(status, saved_step=event.step)

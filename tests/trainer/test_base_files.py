@@ -117,3 +117,9 @@ def test_the_released_vae_is_as_large_as_diffusers_makes_it() -> None:
     with torch.device("meta"):
         vae = AutoencoderKL(**SD_VAE)
     assert sum(p.numel() for p in vae.parameters()) == RELEASED_VAE_PARAMETERS
+
+
+@pytest.mark.parametrize("name", ["a b/c", "owner/" + "m" * 300, "x" * 300, "~nobody-of-that-name/model", "a/../b"])
+def test_a_name_that_neither_a_file_nor_the_hub_can_have_is_refused_in_words(name: str) -> None:
+    with pytest.raises(FileFormatError, match="is not there: give a diffusers folder"):
+        look_up(name)

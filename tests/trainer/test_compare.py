@@ -13,8 +13,9 @@ from trainer.config import RunConfig
 from trainer.config_sections import ModelConfig
 from trainer.from_file import Column, draw_column
 from trainer.run_dir import RunDir
-from trainer.sampling import Shot, draw_picture
+from trainer.sampling import draw_picture
 from trainer.session import run_training
+from trainer.shot import Shot
 
 SHOT = Shot("a sks thing", "", 3, 2, 1.5, 32, 32)
 

@@ -14,6 +14,8 @@ from trainer import cli_train
 from trainer.config import RunConfig
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import config_from, dump_config, load_config, parse_config, save_config
+from trainer.home import Home
+from trainer.presets import SHIPPED
 
 LEAST: dict[str, Any] = {"model": {"base": "somewhere"}, "data": {"folder": "/pictures"}}
 
@@ -209,3 +211,25 @@ def test_a_bad_setting_on_the_command_line_makes_no_run(
     assert setting.partition("=")[0] in refused.output
     assert "Traceback" not in refused.output
     assert not (tmp_path / "home").exists()
+
+
+def test_a_section_that_may_be_absent_is_taken_out_as_a_whole() -> None:
+    values = {"data": {"folder": "/pictures", "prior": {"class_prompt": "a dog"}}, "model": {"base": "starter"}}
+    assert config_from(values).data.prior is not None
+    assert config_from(values, ["data.prior=none"]).data.prior is None
+    with pytest.raises(ConfigError, match="data is a section"):
+        config_from(values, ["data=none"])
+
+
+def test_presets_are_those_of_the_home_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "presets").mkdir()
+    shipped = (SHIPPED / "starter-lora.toml").read_text(encoding="utf-8")
+    (tmp_path / "presets" / "mine.toml").write_text(shipped.replace("rank = 8", "rank = 3"), encoding="utf-8")
+    assert load_config("mine", ["data.folder=."], Home(tmp_path)).adapter.rank == 3
+
+
+@pytest.mark.parametrize("text", ["~0", "~nobody-of-that-name/x", "x" * 300])
+def test_text_that_no_path_can_be_is_taken_as_it_is(text: str) -> None:
+    config = load_config("starter-lora", ["data.folder=.", f"data.instance_prompt={text}", f"model.base={text}"])
+    assert config.data.instance_prompt == text
+    assert config.model.base.endswith(text)

@@ -15,7 +15,8 @@ from trainer.config import RunConfig
 from trainer.config_sections import ModelConfig, PriorConfig
 from trainer.home import Home
 from trainer.priors import complete_class_pictures
-from trainer.sampling import Shot, draw_picture, draw_samples
+from trainer.sampling import draw_picture, draw_samples
+from trainer.shot import Shot
 
 SHOT = Shot("a thing", "", 0, steps=2, guidance=2.0, width=32, height=24)
 

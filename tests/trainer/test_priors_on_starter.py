@@ -16,8 +16,8 @@ from trainer.from_file import Column, draw_column
 from trainer.home import Home
 from trainer.likeness import latents
 from trainer.run_dir import RunDir
-from trainer.sampling import Shot
 from trainer.session import run_training
+from trainer.shot import Shot
 
 SUBJECT = Path(__file__).parents[2] / "assets" / "samples" / "subject"
 SIDE_PX = 64

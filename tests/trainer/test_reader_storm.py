@@ -11,7 +11,8 @@ import pytest
 from trainer.components import load_components
 from trainer.config import RunConfig
 from trainer.run_dir import RunDir
-from trainer.sampling import Shot, draw_samples
+from trainer.sampling import draw_samples
+from trainer.shot import Shot
 
 if sys.platform == "win32":
     pytest.skip("a child is forked to train", allow_module_level=True)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from trainer.components import load_components
 from trainer.config_sections import ModelConfig
-from trainer.sampling import Shot, draw_picture, start_noise
+from trainer.sampling import draw_picture, start_noise
+from trainer.shot import Shot
 
 SHOT = Shot("a thing", "", 7, steps=2, guidance=2.0, width=32, height=24)
 

@@ -21,8 +21,8 @@ from trainer.compare.manifest import GRID, MANIFEST, PAGE, PLOT, BaseEntry, Colu
 from trainer.compare.notes import notes_on
 from trainer.compare.page import page
 from trainer.compare.publish import new_folder
-from trainer.compare.request import Request, RequestError
-from trainer.compare.rows import check_count, choose_rows, labels
+from trainer.compare.request import Request, RequestError, check_count
+from trainer.compare.rows import choose_rows, labels
 from trainer.compare.sources import (
     Found,
     Source,
@@ -39,7 +39,7 @@ from trainer.config_sections import ModelConfig, Precision
 from trainer.disk import require_free
 from trainer.from_file import Column, consumer_of
 from trainer.grids import labelled_grid, save_grid
-from trainer.sampling import Shot
+from trainer.shot import Shot
 from trainer.store import Store
 
 KEPT_IN_PICTURES = {"title", "source", "kind", "strength", "sha256", "consumer"}

@@ -16,7 +16,7 @@ from trainer.components import Components
 from trainer.from_file import Column, draw_one_by_one
 from trainer.grids import fitted, rms_difference
 from trainer.run_dir import slug
-from trainer.sampling import Shot
+from trainer.shot import Shot
 
 CELL_PX = 256
 Report = Callable[[int, int], None]  # pictures done, of all

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from trainer.events import Exported, Finished, Phase, last_values, read_events, read_metrics
+from trainer.events import Exported, Finished, Phase, Renamed, last_values, read_events, read_metrics
 from trainer.failures import ExplainedError
 from trainer.run_dir import RunDir
 
@@ -27,6 +27,8 @@ def exported(run: RunDir) -> Exported:
                 begun = begun or event
             case Finished():
                 found = begun
+            case Renamed() if found is not None and event.file == found.file:
+                found = found.model_copy(update={"file": event.to})
             case _:
                 pass
     if found is None:

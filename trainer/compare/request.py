@@ -62,6 +62,15 @@ class Request(BaseModel):
         return shlex.join([*words, "--", *sources])
 
 
+def check_count(rows: int, columns: int) -> None:
+    """Raises RequestError for more pictures than anybody wants to wait for."""
+    if rows * columns > MAX_CELLS:
+        raise RequestError(
+            f"That would be {rows * columns} pictures, {rows} rows by {columns} columns; the limit is {MAX_CELLS}.",
+            "Take fewer prompts, seeds, steps, guidances, strengths or adapters at once.",
+        )
+
+
 def _word(value: object) -> str:
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
 

@@ -9,10 +9,10 @@ from itertools import product
 from trainer.base_files import look_up
 from trainer.base_weights import BaseModel
 from trainer.build import NoPicturesError, load_examples
-from trainer.compare.request import MAX_CELLS, Request, RequestError
+from trainer.compare.request import Request, RequestError
 from trainer.config import RunConfig
 from trainer.config_sections import SampleConfig
-from trainer.sampling import Shot
+from trainer.shot import Shot
 
 Sizes = tuple[int, int]
 
@@ -35,15 +35,6 @@ def choose_rows(request: Request, config: RunConfig | None, phrase: str | None, 
             request.guidance or (sample.guidance,),
         )
     ]
-
-
-def check_count(rows: int, columns: int) -> None:
-    """Raises RequestError for more pictures than anybody wants to wait for."""
-    if rows * columns > MAX_CELLS:
-        raise RequestError(
-            f"That would be {rows * columns} pictures, {rows} rows by {columns} columns; the limit is {MAX_CELLS}.",
-            "Take fewer prompts, seeds, steps, guidances, strengths or adapters at once.",
-        )
 
 
 def labels(shots: Sequence[Shot]) -> list[str]:

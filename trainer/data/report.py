@@ -43,9 +43,12 @@ class DatasetReport:
         return sum(-(-count // batch_size) for count in self.buckets.values())
 
 
-def report_dataset(data: DataConfig) -> DatasetReport:
-    """Read every picture and caption of the folder; a folder that is not there is an empty one."""
-    images = scan(data.folder, data.smallest_side_px, data.longest_ratio)
+def report_dataset(data: DataConfig, images: ImageSet | None = None) -> DatasetReport:
+    """Read every picture and caption of the folder; a folder that is not there is an empty one.
+
+    `images`: what `scan` found there with these settings, to read captions alone.
+    """
+    images = images or scan(data.folder, data.smallest_side_px, data.longest_ratio)
     captions = read_captions((picture.path for picture in images.pictures), data.instance_prompt)
     buckets = make_buckets(data.resolution_px, data.bucket_step_px, data.bucket_ratio)
     placements = tuple(place(picture.width, picture.height, buckets) for picture in images.pictures)
@@ -55,7 +58,7 @@ def report_dataset(data: DataConfig) -> DatasetReport:
 def dataset_notices(report: DatasetReport, batch_size: int, tokens: int) -> list[str]:
     """What a person would want to know before training starts; nothing here stops it."""
     return [
-        *_about_count(report.count),
+        *about_count(report.count),
         *(f"{left.path.name} is left out: {left.reason}" for left in report.images.left_out),
         *(
             f"pictures in the folder {name!r} are not used: only {report.images.folder.name!r} itself is read"
@@ -67,7 +70,7 @@ def dataset_notices(report: DatasetReport, batch_size: int, tokens: int) -> list
     ]
 
 
-def _about_count(count: int) -> list[str]:
+def about_count(count: int) -> list[str]:
     if 0 < count < FEW:
         return [f"{count} pictures are few: 10 to 50 are usual"]
     if count > MANY:

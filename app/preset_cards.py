@@ -1,0 +1,74 @@
+"""The cards of the presets: for what, how much memory of a card, how long; and the presets that cannot be read."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from app.studio import Studio
+from dora_core.errors import FileFormatError
+from trainer.base_files import look_up
+from trainer.config import RunConfig
+from trainer.config_errors import ConfigError
+from trainer.config_io import config_from
+from trainer.devices import read_driver
+from trainer.presets import Preset, list_presets, preset_folders
+from trainer.speed import expected_speed
+from trainer.vram import training_memory
+
+MIB, GIB = 2**20, 2**30
+
+
+@lru_cache(maxsize=4)
+def preset_cards(studio: Studio, folder: Path, seen: object) -> list[dict[str, Any]]:
+    """`folder`: the pictures that they would train on; `seen`: changes with the presets and the pictures."""
+    found = list_presets(preset_folders(studio.home)).presets
+    return [_card(studio, preset, folder) for preset in found]
+
+
+@lru_cache(maxsize=4)
+def broken_presets(studio: Studio, seen: object) -> list[dict[str, str]]:
+    found = list_presets(preset_folders(studio.home)).broken
+    return [{"file": str(each.path), "reason": each.reason} for each in found]
+
+
+def _card(studio: Studio, preset: Preset, folder: Path) -> dict[str, Any]:
+    card = {"name": preset.name, "title": preset.head.title, "summary": preset.head.summary, "figures": []}
+    try:
+        config = config_from({"preset": preset.name}, [f"data.folder={folder}"], studio.home)
+    except ConfigError as error:
+        return card | {"summary": f"{preset.head.summary} Needs a correction: {error}"}
+    return card | {"figures": [*_memory(config), *_time(studio, config)]}
+
+
+def _memory(config: RunConfig) -> list[str]:
+    """Of a card, even where there is none: that is what one would be bought for."""
+    try:
+        base = look_up(config.model.base, config.model.revision)
+    except FileFormatError:
+        return ["base model missing"]
+    if base.family is None:
+        return []
+    precision = "bf16" if config.train.precision == "auto" else config.train.precision
+    memory = training_memory(config, base, precision, on_card=True)
+    return [f"{size_in_words(memory.peak_bytes)} VRAM"]
+
+
+def _time(studio: Studio, config: RunConfig) -> list[str]:
+    speed = expected_speed(studio.home, config, "cuda" if read_driver().cards else "cpu")
+    if speed is None:
+        return [f"{config.train.steps:,} steps"]
+    return [f"{config.train.steps:,} steps", f"about {in_words(speed.seconds_per_step * config.train.steps)}"]
+
+
+def size_in_words(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= 0.1 * GIB else f"{size / MIB:.0f} MiB"
+
+
+def in_words(seconds: float) -> str:
+    """As one would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

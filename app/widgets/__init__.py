@@ -1,0 +1,1 @@
+"""The widgets that Gradio has no good one for."""

@@ -1,0 +1,228 @@
+"""A server of our own, a real browser, and pages that fail a test when anything goes wrong in them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, expect, sync_playwright
+
+from app.image_sets import ImageSets, StoredSet
+from app.intake import Intake
+from app.studio import Studio
+from tests.app.twin_home import TwinHome, make_twin_home
+from trainer.home import Home
+
+ROOT = Path(__file__).parent.parent.parent
+START_SECONDS = 90  # importing Gradio alone takes seconds, many on a loaded machine
+EXPECT_MS = 20_000  # a state that comes is waited for on a busy machine too
+FLAGS = (  # the last three: no connection of the browser's own
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclass
+class Server:
+    """`dora-studio ui` in a process of its own."""
+
+    home: Path
+    port: int
+    options: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self.home / "server.txt").read_text(errors="replace")
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "app.cli", "--no-open", "--port", str(self.port), *self.options]
+        self.home.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {
+            "DORA_STUDIO_HOME": str(self.home),
+            "DORA_STUDIO_LOCKS": str(self.home / "devices"),  # what else trains on this machine is not waited for
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+        with open(self.home / "server.txt", "ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        self.wait()
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process is not None and self.process.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(self.url, timeout=5).close()
+            except urllib.error.HTTPError:
+                return  # it answers
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+        raise AssertionError(f"the server did not start:\n{self.log}")
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(home: Path, *options: str) -> Generator[Server, None, None]:
+    server = Server(home, free_port(), options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, None]:
+    """One for all tests that do not mind what the others left on its disk."""
+    with running(tmp_path_factory.mktemp("home")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(chromium_path: str) -> Generator[Browser, None, None]:
+    expect.set_options(timeout=EXPECT_MS)
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium_path, args=list(FLAGS))
+
+
+@dataclass
+class Watch:
+    """What went wrong in a page. `expected` are parts of messages that a test brings about on purpose."""
+
+    problems: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+
+    def attach(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("console", self._console)
+        page.on("request", lambda request: self._foreign(request.url))
+        page.on("dialog", self._dialog)
+
+    def unexpected(self) -> list[str]:
+        return [text for text in self.problems if not any(part in text for part in self.expected)]
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.problems.append(f"console: {message.text}")
+
+    def _dialog(self, dialog: Dialog) -> None:
+        self.problems.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _foreign(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in ("127.0.0.1", "localhost"):
+            self.problems.append(f"request to {url}")
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    """Without a server."""
+    return Studio(Home(tmp_path / "home"))
+
+
+@pytest.fixture
+def sets(studio: Studio) -> ImageSets:
+    return ImageSets(studio.sets)
+
+
+@pytest.fixture
+def stored(sets: ImageSets) -> StoredSet:
+    """An empty set."""
+    return sets.create("Cats")
+
+
+@pytest.fixture
+def intake(studio: Studio) -> Intake:
+    return Intake(studio.incoming)
+
+
+@pytest.fixture
+def cats(server: Server) -> Generator[StoredSet, None, None]:
+    """An empty set on the server, chosen; gone afterwards."""
+    name = httpx.post(f"{server.url}/sets", json={"name": "Cats"}).json()["id"]
+    yield ImageSets(server.home / "sets").find(name)
+    httpx.post(f"{server.url}/sets/{name}/delete")
+
+
+@pytest.fixture(scope="session")
+def twin_home(tmp_path_factory: pytest.TempPathFactory) -> Generator[TwinHome, None, None]:
+    """Real runs, trained and compared on the starter; it stays as it is."""
+    folder = tmp_path_factory.mktemp("twins")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DORA_STUDIO_LOCKS", str(folder / "devices"))
+        yield make_twin_home(folder / "home")
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def watch() -> Generator[Watch, None, None]:
+    """Fails the test at its end for errors on a page or its console, dialogs, and requests that leave the machine."""
+    watching = Watch()
+    yield watching
+    assert watching.unexpected() == []
+
+
+@pytest.fixture
+def open_page(
+    browser: Browser, watch: Watch, request: pytest.FixtureRequest, tmp_path: Path
+) -> Generator[OpenPage, None, None]:
+    """`open_page(url, width=, dark=)`: a page in a fresh profile, watched; a screenshot of it when the test fails."""
+    contexts: list[BrowserContext] = []
+    failures = request.session.testsfailed
+
+    def opened(url: str, width: int = 1440, height: int = 900, dark: bool = False) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True
+        )
+        contexts.append(context)
+        context.set_default_timeout(EXPECT_MS)
+        page = context.new_page()
+        watch.attach(page)
+        page.goto(url)
+        page.wait_for_selector("#header[data-rev], #header [data-rev]", state="attached")
+        return page
+
+    yield opened
+    if request.session.testsfailed > failures:
+        for number, context in enumerate(contexts):
+            for page in context.pages:
+                page.screenshot(path=tmp_path / f"failed-{number}.png", full_page=True)
+    for context in contexts:
+        context.close()
