@@ -120,7 +120,7 @@ def test_a_wrong_token_costs_time(open_server: Server) -> None:
 
 
 def test_a_cookie_that_is_no_text_is_no_token(open_server: Server) -> None:
-    answer = httpx.get(open_server.url, headers={"cookie": f"{COOKIE}=ü".encode()})
+    answer = httpx.get(open_server.url, headers=[(b"cookie", f"{COOKIE}=ü".encode())])
     assert answer.status_code == 401
 
 
