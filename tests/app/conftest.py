@@ -28,6 +28,7 @@ from trainer.home import Home
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 90  # importing Gradio alone takes seconds, many on a loaded machine
 EXPECT_MS = 20_000  # a state that comes is waited for on a busy machine too
+LEFT = "AbortError: signal is aborted without reason"  # what Gradio's own script writes when a page is left
 FLAGS = (  # the last three: no connection of the browser's own
     "--no-sandbox",
     "--disable-gpu",
@@ -124,7 +125,7 @@ class Watch:
     """What went wrong in a page. `expected` are parts of messages that a test brings about on purpose."""
 
     problems: list[str] = field(default_factory=list)
-    expected: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=lambda: [LEFT])
 
     def attach(self, page: Page) -> None:
         page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
