@@ -99,13 +99,15 @@ def test_jobs_run_one_after_the_other_and_the_worker_leaves(bench: Bench) -> Non
 
 
 def test_there_is_one_worker_however_many_are_started(bench: Bench) -> None:
-    run = bench.run(steps=40)
+    run = bench.run(steps=10_000)
     workers = [bench.work() for _ in range(3)]
     wait_until(lambda: sum(worker.poll() is not None for worker in workers) == 2)
     assert is_locked(bench.store.home.worker_lock)
+    wait_until(lambda: bench.state(run) == "training")
+    bench.store.stop(run)
     wait_until(lambda: all(worker.poll() is not None for worker in workers))
     assert sorted(worker.returncode for worker in workers) == [0, 1, 1]
-    assert bench.state(run) == "finished"
+    assert bench.state(run) == "stopped"
     assert tail(run.log_file).count("training begins") == 1
 
 
