@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.killing import in_child
+from tests.trainer.within_memory import train_within
 from trainer.config import RunConfig
 from trainer.config_errors import SETTINGS
 from trainer.config_io import config_from
 from trainer.events import Failed, Sampled, Saved, Warned, read_events
 from trainer.memory_advice import TooLargeError, advice, memory_explained, smaller_settings
 from trainer.run_dir import RunDir
-from trainer.session import run_training
 
 Settings = Callable[..., RunConfig]
 SETTING = re.compile(r"(\w+\.\w+) to (\w+)")
@@ -64,9 +63,9 @@ def test_a_step_that_does_not_fit_ends_the_run_with_its_own_settings_in_the_advi
     tmp_path: Path, tiny_settings: Settings
 ) -> None:
     small = {"data__resolution_px": 256, "sample__size_px": (32, 32), "train__steps": 2}
-    run_training(RunDir.create(tmp_path / "runs", tiny_settings(**small)))  # what is cached needs no memory any more
+    first = RunDir.create(tmp_path / "runs", tiny_settings(**small))  # what it caches needs no memory any more
     run = RunDir.create(tmp_path / "runs", tiny_settings(**small, train__batch_size=64))
-    assert in_child(lambda: train_within(run, 128)) == 1
+    assert train_within(first, run, 128) == 1
     events = read_events(run.events_file)[0]
     assert [event.step for event in events if isinstance(event, Sampled | Saved)] == [0]
     failed = events[-1]
@@ -77,20 +76,11 @@ def test_a_step_that_does_not_fit_ends_the_run_with_its_own_settings_in_the_advi
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on a process' memory is a thing of Linux")
 def test_samples_that_do_not_fit_are_left_out_and_the_training_goes_on(tmp_path: Path, tiny_settings: Settings) -> None:
+    first = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=2, sample__size_px=(32, 32)))
     run = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=2, sample__size_px=(1024, 1024)))
-    assert in_child(lambda: train_within(run, 64)) == 0
+    assert train_within(first, run, 64) == 0
     events = read_events(run.events_file)[0]
     warnings = [event.text for event in events if isinstance(event, Warned)]
     assert warnings == [f"No samples of step {step}: The computer ran out of memory." for step in (0, 2)]
     assert events[-1].kind == "finished"
     assert list(run.samples_dir.iterdir()) == []
-
-
-def train_within(run: RunDir, mib: int) -> None:
-    """Train in a process that may have so much more memory than it has."""
-    import resource  # noqa: PLC0415 - POSIX only
-
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
-    limit = int(line.split()[1]) * 2**10 + mib * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    run_training(run)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -253,7 +254,15 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(bench: Bench) -> None:
 
 def watch(bench: Bench, name: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainer.cli", "runs", "watch", name, "--home", str(bench.store.home.path)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A shell that runs these tests in the background has them ignore Ctrl-C, and their children with them.
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_a_job_sees_its_own_card_and_no_other(bench: Bench) -> None:
