@@ -50,8 +50,9 @@ def compare(page: Page) -> Page:
 
 
 def shown(page: Page, twins: TwinHome) -> Locator:
-    """The comparison of the two, once it is drawn."""
+    """The comparison of the two, chosen from the list: another test may have drawn a newer one."""
     key = twins.folder.relative_to(twins.path).as_posix()
+    page.locator(f'#compare .made [data-key="{key}"] button').click()
     page.wait_for_selector(f'#comparison [data-key="{key}"]')
     return page.locator("#comparison")
 
