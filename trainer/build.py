@@ -15,7 +15,8 @@ from trainer.adapter_specs import adapter_specs
 from trainer.components import Components
 from trainer.compute import Compute
 from trainer.config import RunConfig
-from trainer.config_sections import DataConfig, Precision, PriorConfig
+from trainer.config_data import DataConfig, PriorConfig
+from trainer.config_sections import Precision
 from trainer.data.buckets import Bucket, make_buckets
 from trainer.data.captions import read_captions
 from trainer.data.dataset import BatchOrder, Dataset, Example, Purpose, bucket_groups, make_examples

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from trainer.config_sections import DataConfig
+from trainer.config_data import DataConfig
 from trainer.data.buckets import Bucket, Placement, make_buckets, place
 from trainer.data.captions import Captions, read_captions
 from trainer.data.scan import ImageSet, Picture, scan
