@@ -21,10 +21,14 @@ class MaskConfig(Section):
     source: str = Field(
         min_length=1,
         title="Masks",
-        description="alpha: what is not transparent counts; else a folder of masks named as the pictures, white counts.",
+        description="alpha: what is not transparent counts; else a folder of masks named like pictures, white counts.",
     )
     unmasked_weight: float = Field(
-        default=0.0, ge=0, lt=1, title="Weight outside", description="Of what the mask leaves out, beside 1 for the rest."
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Weight outside",
+        description="Of what the mask leaves out, beside 1 for the rest.",
     )
 
 
@@ -47,7 +51,11 @@ class CaptionOptions(Section):
         default=0, ge=0, le=100, title="Keep tags", description="So many first tags are neither shuffled nor left out."
     )
     caption_dropout: float = Field(
-        default=0.0, ge=0, le=1, title="Caption dropout", description="How likely a whole caption is left out, trigger too."
+        default=0.0,
+        ge=0,
+        le=1,
+        title="Caption dropout",
+        description="How likely a whole caption is left out, trigger too.",
     )
 
     @model_validator(mode="after")
@@ -77,7 +85,9 @@ class PictureOptions(Section):
     repeats: int = Field(
         default=1, ge=1, le=1000, title="Repeats", description="How often a pass shows each picture of this set."
     )
-    weight: float = Field(default=1.0, gt=0, le=10, title="Weight", description="Of this set's loss beside the others'.")
+    weight: float = Field(
+        default=1.0, gt=0, le=10, title="Weight", description="Of this set's loss beside the others'."
+    )
     flip: bool = Field(
         default=False, title="Mirror", description="Show half of the pictures mirrored; not for faces or writing."
     )
@@ -139,7 +149,7 @@ class DataConfig(ImageSetConfig):
         default=(),
         max_length=32,
         title="More sets",
-        description='A line each, such as {folder = "more", repeats = 2}: a folder and whatever the first set can have.',
+        description='A line each, such as {folder = "more", repeats = 2}: a folder and whatever the first can have.',
     )
     resolution_px: PicturePixels = Field(
         default=512,
