@@ -28,12 +28,13 @@ from trainer.data.wording import plain, wordings
 from trainer.events import PhaseName
 from trainer.failures import ExplainedError
 from trainer.home import Home
+from trainer.noise import Draw
 from trainer.optim import PartRate, RatePlan, build_optimizer
 from trainer.priors import complete_class_pictures
 from trainer.sampling import draw_picture
 from trainer.seeds import generator, seed_of
 from trainer.shot import Shot
-from trainer.step import Denoiser, Draw
+from trainer.step import Denoiser
 from trainer.training import Every, Training, Validation
 
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
@@ -75,7 +76,7 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
         _save_memory(components)
     schedule = components.noise_schedule()
     denoiser = Denoiser(
-        components.family.name, components.unet, adapters, text, schedule, compute.autocast, config.train.min_snr_gamma
+        components.family.name, components.unet, adapters, text, schedule, compute.autocast, config.loss
     )
     return Training(
         steps=config.train.steps,
@@ -84,6 +85,7 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
         clip_norm=config.optim.clip_norm,
         datasets=datasets,
         denoiser=denoiser,
+        noise=config.noise,
         models=components.models,
         adapters=adapters,
         optimizer=build_optimizer(adapters, rates, config.optim),

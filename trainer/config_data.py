@@ -39,7 +39,9 @@ class CaptionOptions(Section):
         default="", title="Trigger words", description="Put before every caption that does not have them, with a comma."
     )
     wildcards: bool = Field(
-        default=False, title="Wildcards", description="Of {red|green|blue} in a caption one is taken by chance."
+        default=False,
+        title="Wildcards",
+        description="Of words in braces with bars between them one is taken by chance.",
     )
     shuffle_tags: bool = Field(
         default=False, title="Shuffle tags", description="What stands between commas comes in an order of chance."
@@ -149,7 +151,8 @@ class DataConfig(ImageSetConfig):
         default=(),
         max_length=32,
         title="More sets",
-        description='A line each, such as {folder = "more", repeats = 2}: a folder and whatever the first can have.',
+        description='Each such as {folder = "more", repeats = 2}, with whatever the first set can have; with '
+        'role = "prior-prediction" what the base model makes of them shall stay.',
     )
     resolution_px: PicturePixels = Field(
         default=512,

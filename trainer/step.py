@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from dora_core.adapter import Adapter
+from trainer.config_sections import LossConfig
 from trainer.data.dataset import Batch
 from trainer.data.text_cache import TextSource
 from trainer.diffusion import (
     NoiseSchedule,
     add_noise,
     diffusion_loss,
-    min_snr_weight,
     prediction_target,
     squared_error,
 )
-from trainer.seeds import generator
+from trainer.noise import Draw
+from trainer.objective import sized, timestep_weight
 from trainer.text import unet_arguments
 
 
@@ -34,23 +35,26 @@ class Denoiser:
     text: TextSource
     schedule: NoiseSchedule
     autocast: Callable[[], AbstractContextManager[object]]
-    min_snr_gamma: float | None
+    objective: LossConfig
 
     def loss(self, batch: Batch, draw: Draw) -> Loss:
         """That of `batch` at the noise and timesteps of `draw`."""
         device = next(self.unet.parameters()).device
         latents, noise, timesteps = (t.to(device) for t in (batch.latents, draw.noise, draw.timesteps))
         alpha_bar = self.schedule.at(timesteps)
-        noisy = add_noise(latents, noise, alpha_bar)  # (batch, c, h/8, w/8)
+        added = noise if draw.perturbation is None else noise + draw.perturbation.to(device)
+        noisy = add_noise(latents, added, alpha_bar)  # (batch, c, h/8, w/8)
         predicted = self._predicted(batch, noisy, timesteps)
         if batch.keeps_base:
             target = self._base_predicted(batch, noisy, timesteps)
         else:
             target = prediction_target(latents, noise, alpha_bar, self.schedule.prediction)
-        weight = min_snr_weight(alpha_bar, self.min_snr_gamma, self.schedule.prediction).flatten()
-        error = squared_error(predicted, target) * batch.pixel_weights.to(device)  # (batch, c, h/8, w/8)
+        squared = squared_error(predicted, target)  # (batch, c, h/8, w/8)
+        pixel_weights = batch.pixel_weights.to(device)
+        error = sized(squared, alpha_bar, self.objective) * pixel_weights
+        weight = timestep_weight(alpha_bar, self.schedule.prediction, self.objective).flatten()
         weighted = diffusion_loss(error, weight * batch.weights.to(device))
-        return Loss(weighted, error.detach().mean(dim=(1, 2, 3)))
+        return Loss(weighted, (squared.detach() * pixel_weights).mean(dim=(1, 2, 3)))
 
     def _predicted(self, batch: Batch, noisy: Tensor, timesteps: Tensor) -> Tensor:
         parameter = next(self.unet.parameters())
@@ -74,20 +78,3 @@ class Loss:
 
     weighted: Tensor
     errors: Tensor
-
-
-@dataclass(frozen=True)
-class Draw:
-    """noise: like the latents; timesteps: (batch,)."""
-
-    noise: Tensor
-    timesteps: Tensor
-
-
-def draw(batch: Batch, timesteps: int, *names: int | str) -> Draw:
-    """Noise and timesteps, uniform, of the generator with these names; on the CPU."""
-    random = generator(*names)
-    return Draw(
-        torch.randn(batch.latents.shape, generator=random),
-        torch.randint(0, timesteps, (len(batch.latents),), generator=random),
-    )
