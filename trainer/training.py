@@ -16,6 +16,7 @@ from dora_core.state import AdapterState
 from trainer.data.dataset import Batch, Dataset
 from trainer.optim import RatePlan
 from trainer.step import Denoiser, Draw
+from trainer.team import ALONE, Team
 
 
 @dataclass
@@ -62,6 +63,7 @@ class Training:
     scaler: torch.amp.GradScaler
     validation: Validation
     identity: Mapping[str, object]
+    team: Team = ALONE
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> AdapterState:
