@@ -13,6 +13,7 @@ import torch
 
 from dora_core.atomic import atomic_write
 from dora_core.metadata import About
+from trainer.alarms import faintness
 from trainer.base_weights import open_base
 from trainer.build import build_training, sample_shots
 from trainer.checkpoints import Checkpoint, CheckpointStore, restore, size_bytes
@@ -27,6 +28,7 @@ from trainer.export import export_adapter
 from trainer.export_targets import finishing_targets
 from trainer.faults import crash_point
 from trainer.finishing import export_all
+from trainer.health import relative_change
 from trainer.home import Home
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
@@ -83,7 +85,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> 
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
     require_shares(config.train.accumulation, team)
-    _warn(events, note_on_shares(config.train.accumulation, team))
+    _warn(run, note_on_shares(config.train.accumulation, team))
     try:
         with ExitStack() as held:
             for device in sorted(team.collect((compute.name,))):
@@ -107,14 +109,14 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> 
 def _train_and_export(
     run: RunDir, config: RunConfig, compute: Compute, store: CheckpointStore, newest: Checkpoint | None, team: Team
 ) -> Ending:
-    home, events, report = home_of(run), EventLog(run.events_file), _Report(run, team)
+    home, report = home_of(run), _Report(run, team)
     report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
     training = build_training(config, components, compute, home, report, team)
     require_free(run.path, size_bytes(training) * (config.save.keep_last + 1), "the run")
     if newest is not None:
         restore(training, newest)
-        _warn(events, note_on_threads(newest, compute))
+        _warn(run, note_on_threads(newest, compute))
     print(describe_groups(training.adapters, training.optimizer), flush=True)
     report("training")
     with ProgressBar(training.steps, training.progress.step) as bar:
@@ -123,8 +125,16 @@ def _train_and_export(
     if watch.seconds and team.size == 1:  # what a plan counts with
         record_speed(home, config, str(compute.device), watch.median_seconds)
     if ending == "finished":
+        _warn(run, faintness(relative_change(training.adapters)))
         export_run(run, config, components, training, report)
     return ending
+
+
+def _warn(run: RunDir, note: str) -> None:
+    """Nothing where the note is empty."""
+    if note:
+        EventLog(run.events_file).append(Warned(text=note))
+        print(note, flush=True)
 
 
 def export_run(run: RunDir, config: RunConfig, components: Components, training: Training, report: _Report) -> None:
@@ -155,13 +165,6 @@ def note_on_threads(checkpoint: Checkpoint, compute: Compute) -> str:
         f"The checkpoint was made with {then} threads, this process has {now}: the last digits of the weights may "
         f"differ from those of an undisturbed run, nothing else. OMP_NUM_THREADS={then} makes them the same."
     )
-
-
-def _warn(events: EventLog, note: str) -> None:
-    """Nothing where the note is empty."""
-    if note:
-        events.append(Warned(text=note))
-        print(note, flush=True)
 
 
 def _watch(
