@@ -35,6 +35,7 @@ from trainer.sampling import draw_picture
 from trainer.seeds import generator, seed_of
 from trainer.shot import Shot
 from trainer.step import Denoiser
+from trainer.team import ALONE, Team
 from trainer.training import Every, Training, Validation
 
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
@@ -61,7 +62,9 @@ class NoPicturesError(ExplainedError):
     category = "bad picture"
 
 
-def build_training(config: RunConfig, components: Components, compute: Compute, home: Home, report: Report) -> Training:
+def build_training(
+    config: RunConfig, components: Components, compute: Compute, home: Home, report: Report, team: Team = ALONE
+) -> Training:
     """Everything that the loop touches; `components` has the adapters in it afterwards."""
     fingerprint = components.fingerprint
     cache = TensorCache(home.path / "cache" if config.data.cache == "disk" else None)
@@ -93,6 +96,7 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
         scaler=compute.make_scaler(),
         validation=build_validation(config, datasets[0], len(schedule.alphas_bar)),
         identity=identity(config, fingerprint, datasets, compute.precision),
+        team=team,
     )
 
 

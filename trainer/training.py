@@ -18,6 +18,7 @@ from trainer.data.dataset import Batch, Dataset
 from trainer.noise import Draw
 from trainer.optim import RatePlan
 from trainer.step import Denoiser
+from trainer.team import ALONE, Team
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Training:
     scaler: torch.amp.GradScaler
     validation: Validation
     identity: Mapping[str, object]
+    team: Team = ALONE
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> AdapterState:
