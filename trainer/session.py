@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -17,7 +19,7 @@ from trainer.alarms import faintness
 from trainer.base_weights import open_base
 from trainer.build import build_training, sample_shots
 from trainer.checkpoints import Checkpoint, CheckpointStore, restore, size_bytes
-from trainer.components import Components, load_components
+from trainer.components import Components, Pipeline, load_components
 from trainer.compute import Compute, choose_compute
 from trainer.config import RunConfig
 from trainer.config_io import parse_config, read_toml
@@ -30,6 +32,7 @@ from trainer.faults import crash_point
 from trainer.finishing import export_all
 from trainer.health import relative_change
 from trainer.home import Home
+from trainer.lean import compile_blocks
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
 from trainer.optim import describe_groups
@@ -37,6 +40,7 @@ from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
 from trainer.sampling import draw_samples, remove_unfinished
+from trainer.shot import Shot
 from trainer.speed import record_speed
 from trainer.status import PHASES
 from trainer.team import Team, join_team, note_on_shares, require_shares
@@ -113,10 +117,13 @@ def _train_and_export(
     report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
     training = build_training(config, components, compute, home, report, team)
+    if config.train.compile:
+        _warn(run, compile_blocks(components.unet, compute.device))
     require_free(run.path, size_bytes(training) * (config.save.keep_last + 1), "the run")
     if newest is not None:
         restore(training, newest)
         _warn(run, note_on_threads(newest, compute))
+    _warn(run, note_on_bits(config))
     print(describe_groups(training.adapters, training.optimizer), flush=True)
     report("training")
     with ProgressBar(training.steps, training.progress.step) as bar:
@@ -147,13 +154,27 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         base_model_sha256=base.sha256,
         prediction=training.denoiser.schedule.prediction,
         trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
-        provenance={"steps": str(training.steps), "seed": str(training.seed)},
+        provenance={"steps": str(training.steps), "seed": str(training.seed)} | _bits(config),
     )
     kind = config.adapter.kind
     stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
     export = partial(export_adapter, state, base.weights, base.modules, about=about)
     export_all(run, finishing_targets(state.norm_axis), stem, export, report)
     crash_point("export.done")
+
+
+def _bits(config: RunConfig) -> dict[str, str]:
+    return {} if config.model.bits == "as-is" else {"bits": config.model.bits}
+
+
+def note_on_bits(config: RunConfig) -> str:
+    """Empty, or that the base which files are proven against is not quite the one that was trained on."""
+    if config.model.bits == "as-is":
+        return ""
+    return (
+        f"model.bits is {config.model.bits}: training sees a quantised base and so do the samples; the exported file "
+        "is for the true one, and proven against that. Compare shows how it draws there."
+    )
 
 
 def note_on_threads(checkpoint: Checkpoint, compute: Compute) -> str:
@@ -180,13 +201,20 @@ def _watch(
     return Watch(
         run=run,
         store=store,
-        draw=partial(draw_samples, components.pipeline, shots),
+        draw=partial(_draw, training, components.pipeline, shots),
         peak_mib=lambda: compute.peak_mib,
         bar=bar,
         save_every=Every(config.save.every_steps),
         sample_every=Every(config.sample.every_steps),
         team=training.team,
     )
+
+
+def _draw(
+    training: Training, pipeline: Pipeline, shots: tuple[Shot, ...], folder: Path, report: Callable[[int, int], None]
+) -> None:
+    with training.aside.brought_back():
+        draw_samples(pipeline, shots, folder, report)
 
 
 def _started(config: RunConfig, newest: Checkpoint | None, compute: Compute) -> Started:

@@ -15,6 +15,7 @@ from dora_core.families import neutral_name
 from dora_core.state import AdapterState
 from trainer.config_sections import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
+from trainer.lean import NOTHING_ASIDE, Aside
 from trainer.noise import Draw
 from trainer.optim import RatePlan
 from trainer.step import Denoiser
@@ -67,6 +68,7 @@ class Training:
     validation: Validation
     identity: Mapping[str, object]
     team: Team = ALONE
+    aside: Aside = NOTHING_ASIDE
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> AdapterState:

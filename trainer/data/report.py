@@ -108,14 +108,23 @@ def told_of_texts(reports: Sequence[DatasetReport], is_trained: bool) -> str:
     """How the texts of a run get to the UNet, which is decided by what may become of the captions."""
     if is_trained:
         return "captions are encoded at every step, as the text encoder is trained"
-    found = [
-        wordings(caption.text, report.settings) for report in reports for caption in report.captions.by_picture.values()
-    ]
-    live = sum(texts is None for texts in found)
+    found = _wordings(reports)
+    live = count_live(reports)
     kept = len(frozenset[str]().union(*(texts for texts in found if texts is not None)))
     if live:
         return f"captions of {live} pictures have too many wordings to keep: encoded at every step"
     return f"{kept} texts are encoded once and kept"
+
+
+def count_live(reports: Sequence[DatasetReport]) -> int:
+    """Pictures whose captions have too many wordings to keep them all encoded."""
+    return sum(texts is None for texts in _wordings(reports))
+
+
+def _wordings(reports: Sequence[DatasetReport]) -> list[frozenset[str] | None]:
+    return [
+        wordings(caption.text, report.settings) for report in reports for caption in report.captions.by_picture.values()
+    ]
 
 
 def _captions(one: ImageSetConfig, images: ImageSet) -> tuple[Captions, list[str]]:
