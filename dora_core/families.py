@@ -219,8 +219,11 @@ def _input_side(shapes: Mapping[str, Shape], module: re.Pattern[str]) -> list[Sh
 
 
 def _prediction(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> Prediction | None:
-    """SDXL checkpoints trained for v carry a `v_pred` entry by custom; others can only say it in their metadata."""
-    stated = metadata.get("modelspec.prediction_type", "")
+    """SDXL checkpoints trained for v carry a `v_pred` entry by custom; others can only say it in their metadata.
+
+    `predict_key` is what ComfyUI writes when it saves a checkpoint.
+    """
+    stated = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
     architecture = metadata.get("modelspec.architecture", "").split("/")[0]
     version = metadata.get("ss_base_model_version", "")
     if "v_pred" in shapes or stated.startswith("v") or architecture.endswith("-v") or version.endswith("_v"):

@@ -34,7 +34,7 @@ class ModelConfig(Section):
     vae: str | None = Field(
         default=None,
         title="Other VAE",
-        description="A folder or hub id of a VAE to use in place of the base model's own.",
+        description="A .safetensors file, folder or hub id of a VAE to use in place of the base model's own.",
     )
     prediction: PredictionChoice = Field(
         default="auto", title="Prediction", description="What the base model predicts; auto: as its files say."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psutil
 
 from dora_core.errors import FileFormatError
-from trainer.base_files import BaseFacts, look_up
+from trainer.base_files import BaseFacts, look_up, vae_refusal
 from trainer.config import RunConfig
 from trainer.config_errors import Problem
 from trainer.config_sections import Precision
@@ -149,9 +149,14 @@ def precision_on(config: RunConfig, machine: Machine) -> Precision:
 
 def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
     try:
-        return look_up(config.model.base, config.model.revision), []
+        base = look_up(config.model.base, config.model.revision)
     except FileFormatError as error:
         return None, [Problem("model.base", f"model.base: {error}")]
+    try:
+        refusal = vae_refusal(config.model.vae, base)
+    except FileFormatError as error:
+        refusal = str(error)
+    return base, [Problem("model.vae", f"model.vae: {refusal}")] if refusal else []
 
 
 def _data_problems(config: RunConfig, dataset: DatasetReport) -> list[Problem]:
