@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from trainer.config import CONFIG_VERSION, RunConfig
 
@@ -67,12 +67,14 @@ class Setting:
         return _in_words(self.schema)
 
     @property
+    def default(self) -> object:
+        """As JSON has it; None where it must be given, or is absent."""
+        return None if self.field.is_required() else to_jsonable_python(self.field.get_default())
+
+    @property
     def default_text(self) -> str:
         """The default as TOML has it; empty where it must be given, or is absent."""
-        value = self.field.get_default()
-        if self.field.is_required() or value is None:
-            return ""
-        return json.dumps(value)  # TOML and JSON write these alike
+        return "" if self.default is None else json.dumps(self.default)  # TOML and JSON write these alike
 
 
 def iter_settings(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[Setting]:

@@ -82,7 +82,11 @@ def min_snr_weight(alpha_bar: Tensor, gamma: float | None, prediction: Predictio
     return (capped / alpha_bar).clamp(max=1)
 
 
-def diffusion_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean over the batch of weight * mean squared error; predicted, target: (batch, c, h, w)."""
-    error = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
-    return (weight.flatten() * error).mean()
+def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Of every value, in float32: (batch, c, h, w), as both are. What weighs pixels is multiplied onto this."""
+    return (predicted.float() - target.float()).square()
+
+
+def diffusion_loss(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the batch of weight * mean error of a picture; error: (batch, c, h, w)."""
+    return (weight.flatten() * error.mean(dim=(1, 2, 3))).mean()

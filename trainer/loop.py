@@ -80,7 +80,7 @@ def accumulate_gradients(training: Training, step: int) -> tuple[float, tuple[st
             batch = dataset.batch((step - 1) * training.accumulation + micro)
             names = (training.seed, step, micro, dataset.purpose)
             torch.manual_seed(seed_of(*names, "dropout"))  # layers draw their dropout from the global generator
-            loss = training.denoiser.loss(batch, draw(batch, timesteps, *names, "noise"))
+            loss = training.denoiser.loss(batch, draw(batch, timesteps, *names, "noise")).weighted
             loss = loss * (dataset.weight / training.accumulation)
             training.scaler.scale(loss).backward()
             total += loss.detach()

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from trainer.data.dataset import Batch
 from trainer.data.text_cache import TextSource
-from trainer.diffusion import NoiseSchedule, add_noise, diffusion_loss, min_snr_weight, prediction_target
+from trainer.diffusion import (
+    NoiseSchedule,
+    add_noise,
+    diffusion_loss,
+    min_snr_weight,
+    prediction_target,
+    squared_error,
+)
 from trainer.seeds import generator
 from trainer.text import unet_arguments
 
@@ -27,8 +34,8 @@ class Denoiser:
     autocast: Callable[[], AbstractContextManager[object]]
     min_snr_gamma: float | None
 
-    def loss(self, batch: Batch, draw: Draw) -> Tensor:
-        """The weighted loss of `batch` at the noise and timesteps of `draw`."""
+    def loss(self, batch: Batch, draw: Draw) -> Loss:
+        """That of `batch` at the noise and timesteps of `draw`."""
         parameter = next(self.unet.parameters())
         device, dtype = parameter.device, parameter.dtype
         latents, noise, timesteps = (t.to(device) for t in (batch.latents, draw.noise, draw.timesteps))
@@ -40,7 +47,16 @@ class Denoiser:
             predicted = self.unet(noisy.to(dtype), timesteps, **arguments).sample
         target = prediction_target(latents, noise, alpha_bar, self.schedule.prediction)
         weight = min_snr_weight(alpha_bar, self.min_snr_gamma, self.schedule.prediction)
-        return diffusion_loss(predicted, target, weight)
+        error = squared_error(predicted, target)  # (batch, c, h/8, w/8)
+        return Loss(diffusion_loss(error, weight), error.detach().mean(dim=(1, 2, 3)))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`weighted` is minimised; `errors`: (batch,), mean squared error of each picture, without weight or gradient."""
+
+    weighted: Tensor
+    errors: Tensor
 
 
 @dataclass(frozen=True)

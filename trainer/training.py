@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -83,10 +83,9 @@ class Training:
 
 def validation_loss(training: Training) -> float:
     """Mean loss, all timesteps alike, on the fixed pictures."""
-    denoiser = replace(training.denoiser, min_snr_gamma=None)
     with training.evaluating():
-        losses = [denoiser.loss(batch, fixed) for batch, fixed in training.validation.batches]
-    return float(torch.stack(losses).mean())
+        errors = [training.denoiser.loss(batch, fixed).errors for batch, fixed in training.validation.batches]
+    return float(torch.stack(errors).mean())
 
 
 def is_finite(adapters: Mapping[str, Adapter]) -> bool:

@@ -35,6 +35,14 @@ def test_a_changed_setting_is_refused_by_name(tiny_settings: Settings, change: d
         check_identity(saved(identity_of(tiny_settings())), identity_of(tiny_settings(**change)))
 
 
+def test_a_checkpoint_from_before_a_setting_existed_had_its_default(tiny_settings: Settings) -> None:
+    before = saved(identity_of(tiny_settings()))
+    assert before.pop("optim.betas") == [0.9, 0.999]
+    check_identity(before, identity_of(tiny_settings()))
+    with pytest.raises(ResumeRefusedError, match=r"optim\.betas: its checkpoint has \[0.9, 0.999\], now it would be"):
+        check_identity(before, identity_of(tiny_settings(optim__betas=(0.5, 0.999))))
+
+
 def test_another_base_or_other_pictures_are_refused_by_name(tiny_settings: Settings) -> None:
     before = saved(identity_of(tiny_settings()))
     with pytest.raises(ResumeRefusedError, match=r"another model\.base: its checkpoint has weights weights-of-o"):

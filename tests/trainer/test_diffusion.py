@@ -19,6 +19,7 @@ from trainer.diffusion import (
     noise_schedule,
     prediction_target,
     rescale_to_zero_snr,
+    squared_error,
 )
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -58,7 +59,7 @@ def test_min_snr_weights_the_same_error_of_the_picture_alike_whichever_way_the_m
         "v": a.sqrt() * believed_noise - (1 - a).sqrt() * believed,
     }
     losses = [
-        diffusion_loss(said, prediction_target(latents, noise, a, kind), min_snr_weight(a, 5.0, kind))
+        diffusion_loss(squared_error(said, prediction_target(latents, noise, a, kind)), min_snr_weight(a, 5.0, kind))
         for kind, said in predictions.items()
     ]
     snr = (a / (1 - a)).flatten()
@@ -74,7 +75,7 @@ def test_without_gamma_every_weight_is_one() -> None:
 def test_loss_is_the_weighted_mean_over_the_batch() -> None:
     predicted, target = torch.zeros(2, 1, 2, 3), torch.ones(2, 1, 2, 3)
     target[1] = 3
-    assert diffusion_loss(predicted, target, torch.tensor([0.5, 2.0])).item() == (0.5 * 1 + 2 * 9) / 2
+    assert diffusion_loss(squared_error(predicted, target), torch.tensor([0.5, 2.0])).item() == (0.5 * 1 + 2 * 9) / 2
 
 
 @pytest.mark.parametrize("scheduler", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler])

@@ -84,7 +84,9 @@ def test_accumulated_gradients_are_the_mean_over_the_batches(tmp_path: Path, tin
     for micro in range(3):
         training.optimizer.zero_grad()
         batch = training.datasets[0].batch(micro)
-        training.denoiser.loss(batch, draw(batch, 1000, training.seed, 1, micro, "instance", "noise")).backward()
+        training.denoiser.loss(
+            batch, draw(batch, 1000, training.seed, 1, micro, "instance", "noise")
+        ).weighted.backward()
         for name, value in gradients(training).items():
             total[name] += value / 3
     for name, value in together.items():
