@@ -40,6 +40,9 @@ class Family:
     model_spec: Mapping[Prediction, str]  # modelspec.architecture, likewise
     implementation: str  # modelspec.implementation of an adapter, likewise
     resolution_px: Mapping[Prediction, int]
+    clip_skip: (
+        int  # the text encoders' layer that it was made with, counted from their end; SD 2's file has no later one
+    )
 
     def component(self, name: str) -> Component:
         return next(component for component in self.components if component.name == name)
@@ -61,6 +64,7 @@ FAMILIES: Mapping[str, Family] = {
             model_spec={"epsilon": "stable-diffusion-v1", "v": "stable-diffusion-v1"},
             implementation="diffusers",
             resolution_px={"epsilon": 512, "v": 512},
+            clip_skip=1,
         ),
         Family(
             name="sd2",
@@ -75,6 +79,7 @@ FAMILIES: Mapping[str, Family] = {
             model_spec={"epsilon": "stable-diffusion-v2-512", "v": "stable-diffusion-v2-768-v"},
             implementation="diffusers",
             resolution_px={"epsilon": 512, "v": 768},
+            clip_skip=2,
         ),
         Family(
             name="sdxl",
@@ -90,6 +95,7 @@ FAMILIES: Mapping[str, Family] = {
             model_spec={"epsilon": "stable-diffusion-xl-v1-base", "v": "stable-diffusion-xl-v1-base"},
             implementation="https://github.com/Stability-AI/generative-models",
             resolution_px={"epsilon": 1024, "v": 1024},
+            clip_skip=2,
         ),
     )
 }

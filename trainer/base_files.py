@@ -36,8 +36,8 @@ KNOWN_ON_HUB: Mapping[str, str] = {
     "stabilityai/stable-diffusion-2-1": "sd2",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
 }
+PREDICTION_TYPES: Mapping[str | None, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}  # as diffusers has it
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-VAE_INPUT = "decoder.conv_in.weight"  # in the original's names and in diffusers'
 RELEASED_VAE_PARAMETERS = 83_653_863  # of every AutoencoderKL that came with SD 1, 2 and XL
 
 
@@ -129,8 +129,8 @@ def _of_folder(base: str, folder: Path) -> BaseFacts:
     detection = detect_family(unet)
     if detection is None:
         raise FileFormatError(f"{folder / 'unet'} belongs to none of {', '.join(FAMILIES)}: give another base model")
-    require_ordinary_input(folder, unet.get("conv_in.weight"))
     small = _SmallFiles(folder)
+    require_ordinary_input(folder, unet.get("conv_in.weight"), small.latent_channels)
     return BaseFacts(
         base,
         folder,
@@ -178,7 +178,7 @@ class _SmallFiles:
     @property
     def prediction(self) -> Prediction | None:
         stated = self._read("scheduler/scheduler_config.json").get("prediction_type")
-        return {"epsilon": "epsilon", "v_prediction": "v"}.get(stated)  # type: ignore[return-value]
+        return PREDICTION_TYPES.get(stated)
 
     @property
     def ends_in_noise(self) -> bool:
@@ -187,6 +187,10 @@ class _SmallFiles:
     @property
     def latent_factor(self) -> int:
         return 2 ** (len(self._read("vae/config.json").get("block_out_channels", [0] * 4)) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return self._read("vae/config.json").get("latent_channels", LATENT_CHANNELS)
 
     @property
     def tokens(self) -> int:
@@ -226,24 +230,6 @@ def configs_beside(file: Path) -> Path | None:
     """The diffusers folder of the checkpoint's own configs and tokenizers, which has the file's name; usually none."""
     folder = file.with_suffix("")
     return folder if (folder / "model_index.json").is_file() else None
-
-
-def vae_refusal(vae: str | None, base: BaseFacts) -> str:
-    """Why the model cannot be used with this choice of a VAE; empty: it can. FileFormatError as from `locate`."""
-    if vae is None:
-        is_there = not base.is_counted or "vae" in base.parameters
-        return "" if is_there else f"{base.name} has no VAE in it: name one, a .safetensors file, a folder or a hub id"
-    path = locate(vae)
-    if path is None or not path.is_file():
-        return ""
-    shapes = read_header(path).shapes
-    names = [key for key in shapes if key.endswith(VAE_INPUT)]
-    if not names:
-        return f"{vae} is no VAE: it has no {VAE_INPUT}"
-    channels = shapes[names[0]][1]
-    if channels != LATENT_CHANNELS:
-        return f"{vae} is a VAE of {channels} latent channels, {base.name} has {LATENT_CHANNELS}: choose another one"
-    return ""
 
 
 def _released(base: str, family: str | None) -> BaseFacts:

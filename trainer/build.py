@@ -143,8 +143,8 @@ def load_class_examples(
 ) -> tuple[Example, ...]:
     """The class pictures, drawn first where some are missing; all are called by the class prompt."""
     shot = class_shot(config, prior)
-    folder = prior.folder or class_folder(home, components.fingerprint, shot)
-    complete_class_pictures(folder, prior.count, shot, partial(draw_picture, components.pipeline), report)
+    folder = prior.folder or class_folder(home, components.drawing_fingerprint, shot)
+    complete_class_pictures(folder, prior.count, shot, partial(draw_picture, components), report)
     pictures = scan(folder).pictures[: prior.count]
     return make_examples(pictures, {picture.path: prior.class_prompt for picture in pictures}, _buckets(config.data))
 
@@ -156,13 +156,13 @@ def class_shot(config: RunConfig, prior: PriorConfig) -> Shot:
 
 def class_folder(home: Home, fingerprint: str, shot: Shot) -> Path:
     """The same for every run that would draw the same pictures."""
-    return home.path / "class-pictures" / cache_key("class 1", fingerprint, shot)[:16]
+    return home.path / "class-pictures" / cache_key("class 2", fingerprint, shot)[:16]
 
 
 def build_text(
     config: RunConfig, components: Components, datasets: tuple[Dataset, ...], cache: TensorCache
 ) -> TextSource:
-    live = LiveText(components.family.name, components.text_encoders, components.tokenizers)
+    live = LiveText(components.family.name, components.text_encoders, components.tokenizers, components.left_out)
     if config.adapter.text_encoder:
         return live
     captions = (example.caption for dataset in datasets for example in dataset.examples)

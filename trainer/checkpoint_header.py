@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from dora_core.errors import FileFormatError
 from dora_core.families import FAMILIES, Detection, Prediction, detect_family
-from dora_core.header import Header, TensorEntry
+from dora_core.header import Header, Shape, TensorEntry
 
 # Where the parts lie: the names that the original training code gave them.
 CHECKPOINT_PARTS: Mapping[str, tuple[str, ...]] = {
@@ -18,7 +18,7 @@ CHECKPOINT_PARTS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
-LATENT_CHANNELS = 4  # of every family
+LATENT_CHANNELS = 4  # of all released models
 UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 OTHER_NOISE = ("edm_mean", "edm_vpred.sigma_max")  # marks of Playground 2.5 and of CosXL
 _OLD_TEXT = "cond_stage_model.transformer."
@@ -52,12 +52,12 @@ def require_checkpoint(file: Path, header: Header) -> Detection:
     return detection
 
 
-def require_ordinary_input(file: Path, unet_input: tuple[int, ...] | None) -> None:
+def require_ordinary_input(file: Path, unet_input: Shape | None, latent_channels: int = LATENT_CHANNELS) -> None:
     """`unet_input`: shape of the UNet's first weight. FileFormatError for inpainting models and their like."""
-    channels = LATENT_CHANNELS if unet_input is None else unet_input[1]
-    if channels != LATENT_CHANNELS:
+    channels = latent_channels if unet_input is None else unet_input[1]
+    if channels != latent_channels:
         raise FileFormatError(
-            f"{file} takes {channels} channels, a latent has {LATENT_CHANNELS}: it is an inpainting, depth or editing "
+            f"{file} takes {channels} channels, a latent has {latent_channels}: it is an inpainting, depth or editing "
             "model. Train on the ordinary model that it was made from; the adapter renders on both"
         )
 
@@ -71,18 +71,18 @@ def sd2_prediction(file: Path, header: Header) -> Prediction | None:
     """Of an SD 2 checkpoint that does not say it, by the spread of one bias, which ComfyUI tells the two apart by."""
     entry = header.tensors.get(_SD2_TELLTALE)
     values = None if entry is None else _values(file, entry)
-    if values is None:
+    if not values:
         return None
-    return "v" if values.std() > 0.09 else "epsilon"
+    return "v" if statistics.pstdev(values) > 0.09 else "epsilon"
 
 
-def _values(file: Path, entry: TensorEntry) -> np.ndarray | None:
-    """None for a type that numpy has no word for."""
+def _values(file: Path, entry: TensorEntry) -> list[float]:
+    """[] for a type that takes more than a word to read."""
     with file.open("rb") as source:
         data_start = 8 + int.from_bytes(source.read(8), "little")
         source.seek(data_start + entry.start)
         data = source.read(entry.stop - entry.start)
     if entry.dtype == "BF16":  # the upper half of a float32
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    kinds = {"F16": "<f2", "F32": "<f4"}
-    return np.frombuffer(data, kinds[entry.dtype]).astype(np.float32) if entry.dtype in kinds else None
+        data = b"".join(b"\0\0" + data[start : start + 2] for start in range(0, len(data), 2))
+    kind = {"F16": "e", "BF16": "f", "F32": "f"}.get(entry.dtype)
+    return [] if kind is None else [value for (value,) in struct.iter_unpack(f"<{kind}", data)]

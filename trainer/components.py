@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,11 +24,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from dora_core.errors import FileFormatError
 from dora_core.families import Family
-from trainer.base_files import BaseFacts, locate, look_up, vae_refusal
+from trainer.base_choices import as_chosen, clip_skip_refusal, schedule_changes, vae_refusal
+from trainer.base_files import BaseFacts, locate, look_up
 from trainer.config_sections import ModelConfig
-from trainer.diffusion import PREDICTIONS, NoiseSchedule, noise_schedule
+from trainer.diffusion import NoiseSchedule, noise_schedule
 from trainer.failures import ExplainedError, Failure, classify
 from trainer.single_file import config_folder, load_checkpoint, load_vae
+from trainer.text import Conditioning, encode, tokenize
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 PIPELINES: Mapping[str, type[StableDiffusionPipeline] | type[StableDiffusionXLPipeline]] = {
@@ -48,11 +50,12 @@ class NotFetchedError(ExplainedError):
 
 @dataclass(frozen=True)
 class Components:
-    """A loaded base model. `path`: the folder or file its weights came from."""
+    """A loaded base model. `path`: the folder or file its weights came from; `left_out`: layers, see text.encode."""
 
     family: Family
     path: Path
     pipeline: Pipeline
+    left_out: int = 0
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -79,8 +82,16 @@ class Components:
         return {"unet": self.unet, **self.text_encoders}
 
     @property
+    def commit(self) -> str | None:
+        """Of a model from the hub."""
+        return self.path.name if self.path.parent.name == "snapshots" else None
+
+    @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
+
+    def conditioning(self, captions: Sequence[str]) -> Conditioning:
+        return encode(self.family.name, self.text_encoders, tokenize(self.tokenizers, captions), self.left_out)
 
     def noise_schedule(self) -> NoiseSchedule:
         return noise_schedule(self.pipeline.scheduler.config)
@@ -92,6 +103,13 @@ class Components:
         Taken before an adapter is injected; a full hash of an SDXL checkpoint would take as long as loading it.
         """
         return weights_fingerprint({**self.models, "vae": self.vae})
+
+    @property
+    def drawing_fingerprint(self) -> str:
+        """Tells apart what would draw other pictures of the same shot: weights, scheduler, layers left out."""
+        config = self.pipeline.scheduler.config
+        scheduler = sorted((key, config[key]) for key in config if key == "_class_name" or not key.startswith("_"))
+        return hashlib.sha256(repr((self.fingerprint, self.left_out, scheduler)).encode()).hexdigest()[:32]
 
 
 def weights_fingerprint(models: Mapping[str, nn.Module], values_per_tensor: int = 64) -> str:
@@ -111,18 +129,19 @@ def load_components(
     FileFormatError where `model.base` is nothing that can be used, NotFetchedError where it cannot be had.
     """
     path = locate(model.base) or _fetch(model.base, model.revision)
-    facts = look_up(str(path))
-    if refusal := vae_refusal(model.vae, facts):
+    facts = as_chosen(look_up(str(path)), model)
+    if refusal := vae_refusal(model.vae, facts) or clip_skip_refusal(model.clip_skip, facts):
         raise FileFormatError(refusal)
     family = facts.family
     assert family is not None  # as its files are here
     pipeline = _load_folder(path, family, dtype) if path.is_dir() else _load_file(path, family, dtype)
     if model.vae is not None:
         pipeline.register_modules(vae=_other_vae(model.vae, path, family))
-    _set_schedule(pipeline, model, facts)
+    _set_schedule(pipeline, facts)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    components = Components(family, path, pipeline)
+    left_out = 0 if model.clip_skip is None else model.clip_skip - family.clip_skip
+    components = Components(family, path, pipeline, left_out)
     for part in (*components.models.values(), components.vae):
         part.requires_grad_(False).eval()
     return components
@@ -136,19 +155,10 @@ def _fetch(name: str, revision: str | None) -> Path:
         raise NotFetchedError(f"The base model {name!r} could not be fetched.", classify(error)) from error
 
 
-def _set_schedule(pipeline: Pipeline, model: ModelConfig, facts: BaseFacts) -> None:
+def _set_schedule(pipeline: Pipeline, facts: BaseFacts) -> None:
     """Let the scheduler, which samples are drawn with too, be what the user says, else what the model's files say."""
-    prediction = facts.prediction if model.prediction == "auto" else model.prediction
-    ends_in_noise = facts.ends_in_noise if model.zero_terminal_snr is None else model.zero_terminal_snr
     config = dict(pipeline.scheduler.config)
-    changes: dict[str, object] = {}
-    if prediction is not None and PREDICTIONS[config["prediction_type"]] != prediction:
-        changes["prediction_type"] = {"epsilon": "epsilon", "v": "v_prediction"}[prediction]
-    if bool(config.get("rescale_betas_zero_snr")) != ends_in_noise:
-        changes["rescale_betas_zero_snr"] = ends_in_noise
-        if ends_in_noise:  # drawing has to begin at that last timestep (arXiv 2305.08891, section 3.3)
-            changes["timestep_spacing"] = "trailing"
-    if changes:  # DDIM's config has words for all of these
+    if changes := schedule_changes(config, facts):  # DDIM's config has words for all of these
         pipeline.register_modules(scheduler=DDIMScheduler.from_config(config | changes))
 
 

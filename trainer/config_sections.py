@@ -36,6 +36,14 @@ class ModelConfig(Section):
         title="Other VAE",
         description="A .safetensors file, folder or hub id of a VAE to use in place of the base model's own.",
     )
+    clip_skip: int | None = Field(
+        default=None,
+        ge=1,
+        le=24,
+        title="CLIP skip",
+        description="Layer of the text encoder that is listened to, from its end, as ComfyUI counts: 1 is the last; "
+        "absent: the one that the model was made with, 1 for SD 1, 2 for SD 2 and SDXL.",
+    )
     prediction: PredictionChoice = Field(
         default="auto", title="Prediction", description="What the base model predicts; auto: as its files say."
     )

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import psutil
 
 from dora_core.errors import FileFormatError
-from trainer.base_files import BaseFacts, look_up, vae_refusal
+from trainer.base_choices import clip_skip_refusal, vae_refusal
+from trainer.base_files import BaseFacts, look_up
 from trainer.config import RunConfig
 from trainer.config_errors import Problem
 from trainer.config_sections import Precision
@@ -156,7 +157,10 @@ def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
         refusal = vae_refusal(config.model.vae, base)
     except FileFormatError as error:
         refusal = str(error)
-    return base, [Problem("model.vae", f"model.vae: {refusal}")] if refusal else []
+    problems = [Problem("model.vae", f"model.vae: {refusal}")] if refusal else []
+    if refusal := clip_skip_refusal(config.model.clip_skip, base):
+        problems.append(Problem("model.clip_skip", f"model.clip_skip: {refusal}"))
+    return base, problems
 
 
 def _data_problems(config: RunConfig, dataset: DatasetReport) -> list[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -81,7 +82,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
     try:
         patience = _Patience(run, compute.name, wait_for_device)
         with hold_device(compute.name, run.path, patience), memory_explained(config):
-            _write_environment(run, compute)
+            _write_environment(run, compute, {})
             ending = _train_and_export(run, config, compute, store, newest)
     except StopAskedError:
         ending = "stopped"
@@ -100,6 +101,7 @@ def _train_and_export(
     home, report = home_of(run), _Report(run)
     report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
+    _write_environment(run, compute, _commit(components))
     training = build_training(config, components, compute, home, report)
     require_free(run.path, size_bytes(training) * (config.save.keep_last + 1), "the run")
     if newest is not None:
@@ -135,7 +137,8 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         base_model_sha256=base.sha256,
         prediction=training.denoiser.schedule.prediction,
         trigger_phrase=config.data.instance_prompt or None,
-        provenance={"steps": str(training.steps), "seed": str(training.seed)},
+        clip_skip=config.model.clip_skip,
+        provenance={"steps": str(training.steps), "seed": str(training.seed)} | _commit(components),
     )
     kind = config.adapter.kind
     stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
@@ -168,7 +171,7 @@ def _watch(
     return Watch(
         run=run,
         store=store,
-        draw=partial(draw_samples, components.pipeline, shots),
+        draw=partial(draw_samples, components, shots),
         peak_mib=lambda: compute.peak_mib,
         bar=bar,
         save_every=Every(config.save.every_steps),
@@ -223,8 +226,13 @@ class _Report:
             print(f"{PHASES[name][1]} ...", flush=True)
 
 
-def _write_environment(run: RunDir, compute: Compute) -> None:
-    """What the run was made with, for whoever wants to do it again."""
+def _commit(components: Components) -> dict[str, str]:
+    """Which of the versions of a model on the hub it is."""
+    return {} if components.commit is None else {"base_model_commit": components.commit}
+
+
+def _write_environment(run: RunDir, compute: Compute, base: Mapping[str, str]) -> None:
+    """What the run was made with, for whoever wants to do it again; `base`: what is known of the base model by then."""
     facts: dict[str, object] = {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -234,4 +242,4 @@ def _write_environment(run: RunDir, compute: Compute) -> None:
     }
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
     with atomic_write(run.environment_file) as file:
-        file.write(json.dumps(facts | versions, indent=1).encode())
+        file.write(json.dumps({**facts, **versions, **base}, indent=1).encode())
