@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,9 +27,10 @@ from trainer.data.text_cache import LiveText, TextSource, cache_text
 from trainer.events import PhaseName
 from trainer.failures import ExplainedError
 from trainer.home import Home
-from trainer.optim import PartRate, RatePlan, build_optimizer
+from trainer.optim import PartRate, RatePlan, build_average, build_optimizer
 from trainer.priors import complete_class_pictures
 from trainer.sampling import draw_picture
+from trainer.schedules import Schedule
 from trainer.seeds import generator, seed_of
 from trainer.shot import Shot
 from trainer.step import Denoiser, Draw
@@ -59,6 +61,7 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
     text = build_text(config, components, datasets, latents.cache)
     adapters = inject_adapters(config, components)
     rates = build_rates(config, tuple(adapters))
+    optimizer = build_optimizer(adapters, rates, config.optim)
     for model in components.models.values():
         model.train()
     if config.train.checkpointing:
@@ -71,16 +74,18 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
         steps=config.train.steps,
         accumulation=config.train.accumulation,
         seed=config.train.seed,
-        clip_norm=config.optim.clip_norm,
+        clip_norm=config.optim.clip_norm or math.inf,
         datasets=datasets,
         denoiser=denoiser,
         models=components.models,
         adapters=adapters,
-        optimizer=build_optimizer(adapters, rates, config.optim),
+        optimizer=optimizer,
+        optimizer_row=config.optim.row,
         rates=rates,
         scaler=compute.make_scaler(),
         validation=build_validation(config, datasets[0], len(schedule.alphas_bar)),
         identity=identity(config, fingerprint, datasets, compute.precision),
+        average=build_average(adapters, optimizer, config.optim),
     )
 
 
@@ -94,9 +99,11 @@ def inject_adapters(config: RunConfig, components: Components) -> dict[str, Adap
 
 def build_rates(config: RunConfig, parts: tuple[str, ...]) -> RatePlan:
     steps = config.train.steps
-    text_rate = PartRate(config.text_encoder_learning_rate, round(config.train.text_encoder_stop * steps))
-    rates = {part: PartRate(config.optim.learning_rate, steps) if part == "unet" else text_rate for part in parts}
-    return RatePlan(config.schedule.kind, round(config.schedule.warmup * steps), steps, rates)
+    text_rate = PartRate(config.optim.text_encoder_rate, round(config.train.text_encoder_stop * steps))
+    rates = {part: PartRate(config.optim.rate, steps) if part == "unet" else text_rate for part in parts}
+    schedule = config.schedule
+    falling = Schedule(schedule.kind, schedule.warmup_steps(steps), steps, schedule.cycles, schedule.decay)
+    return RatePlan(falling, rates)
 
 
 def load_examples(data: DataConfig) -> tuple[Example, ...]:
@@ -206,6 +213,8 @@ def identity(
     kept = {name: value for name, value in settings.items() if name not in FREE_SETTINGS}
     return kept | {
         "train.precision": precision,
+        "optim.learning_rate": config.optim.rate,
+        "optim.betas": list(config.optim.own_betas or ()),
         "model.base": f"weights {fingerprint[:12]}",
         "data.folder": f"pictures and captions {cache_key(*content)[:12]}",
     }

@@ -11,6 +11,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from trainer.failures import DivergedError
+from trainer.optim import effective_rates
 from trainer.seeds import seed_of
 from trainer.step import draw
 from trainer.training import Training
@@ -60,13 +61,15 @@ def train(training: Training, watch: Watch) -> Ending:
 def take_step(training: Training, step: int) -> Outcome:
     """One optimizer step, the `step`-th counted from 1; all its randomness follows from the seed and `step`."""
     training.rates.apply(training.optimizer, step)
+    rates = effective_rates(training.optimizer)
     loss, pictures = accumulate_gradients(training, step)
     reason = update_weights(training, loss)
     progress = training.progress
     progress.step = step
     progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if reason else 0
     progress.skipped += bool(reason)
-    rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
+    if training.average is not None and not reason:
+        training.average.update(step - progress.skipped)
     return Outcome(loss, rates, pictures, reason)
 
 

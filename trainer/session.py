@@ -30,7 +30,7 @@ from trainer.finishing import export_all
 from trainer.home import Home
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
-from trainer.optim import describe_groups
+from trainer.optim import describe_groups, require_optimizer
 from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
@@ -75,6 +75,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
         store.prune(newest.folder)
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
+    require_optimizer(config.optim.kind, compute.device)
     try:
         patience = _Patience(run, compute.name, wait_for_device)
         with hold_device(compute.name, run.path, patience), memory_explained(config):
