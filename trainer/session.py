@@ -24,6 +24,7 @@ from trainer.device_lock import DeviceBusyError, Holder, hold_device, named, tol
 from trainer.disk import require_free
 from trainer.events import EventLog, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
 from trainer.export import export_adapter
+from trainer.export_targets import finishing_targets
 from trainer.failures import classify
 from trainer.faults import crash_point
 from trainer.finishing import export_all
@@ -132,7 +133,7 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
     kind = config.adapter.kind
     stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
     export = partial(export_adapter, state, base.weights, base.modules, about=about)
-    export_all(run, state.norm_axis, stem, export, report)
+    export_all(run, finishing_targets(state.norm_axis), stem, export, report)
     crash_point("export.done")
 
 
