@@ -12,6 +12,7 @@ from torch import nn
 
 from dora_core import AdapterSpec, inject
 from dora_core.adapter import Adapter
+from dora_core.layers import DoraLayer
 from trainer.averages import Ema, shown
 from trainer.config_sections import OptimConfig
 from trainer.optim import (
@@ -236,7 +237,9 @@ def test_8_bit_adamw_goes_on_from_a_file(tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(step(again, 2), wanted, strict=True))
 
 
-def one_layer(kind: OptimizerKind, base: nn.Linear | nn.Conv2d | None = None, axis: Any = "input", **settings: Any):
+def one_layer(
+    kind: OptimizerKind, base: nn.Linear | nn.Conv2d | None = None, axis: Any = "input", **settings: Any
+) -> tuple[DoraLayer, torch.optim.Optimizer, torch.Generator]:
     """A DoRA layer, its optimizer, and what the gradients of its steps are drawn from."""
     torch.manual_seed(7)
     model = nn.Sequential(nn.Linear(5, 7) if base is None else base)
@@ -244,10 +247,12 @@ def one_layer(kind: OptimizerKind, base: nn.Linear | nn.Conv2d | None = None, ax
     config = OptimConfig(kind=kind, **settings)
     rates = replace(plan(), parts={"unet": PartRate(config.rate, 10)})
     optimizer = build_optimizer({"unet": adapter}, rates, config)
-    return adapter.layers["0"], optimizer, torch.Generator().manual_seed(3)
+    layer = adapter.layers["0"]
+    assert isinstance(layer, DoraLayer)
+    return layer, optimizer, torch.Generator().manual_seed(3)
 
 
-def take_step(layer: Any, optimizer: torch.optim.Optimizer, random: torch.Generator) -> None:
+def take_step(layer: DoraLayer, optimizer: torch.optim.Optimizer, random: torch.Generator) -> None:
     for parameter in layer.own_parameters().values():
         parameter.grad = torch.randn(parameter.shape, generator=random) + 0.5
     optimizer.step()
