@@ -13,7 +13,7 @@ from typing import Any
 from app.draft import Draft, DraftFile
 from app.form import sections
 from app.live import Shown
-from app.preset_cards import broken_presets, in_words, preset_cards, size_in_words
+from app.preset_cards import broken_presets, in_words, memory_on_card, preset_cards, size_in_words
 from app.setup_form import Form, form_of
 from app.start import command, jobs_ahead
 from app.studio import Studio
@@ -196,7 +196,7 @@ def _plan(found: Plan | None) -> dict[str, Any] | None:
     seconds, memory, machine = found.seconds, found.memory, found.machine
     return {
         "memory": size_in_words(memory.peak_bytes) if memory else "",
-        "have": f"{size_in_words(machine.memory_bytes)} of {machine.name}",
+        "have": f"{size_in_words(machine.memory_bytes)} of {machine.name}{_elsewhere(found)}",
         "share": memory.peak_bytes / machine.memory_bytes if memory else 0,
         "time": "" if seconds is None else in_words(seconds),
         "disk": size_in_words(found.disk_bytes),
@@ -205,3 +205,10 @@ def _plan(found: Plan | None) -> dict[str, Any] | None:
         "pictures": found.dataset.count,
         "rows": [{"title": title, "text": text} for title, text in summary(found)],
     }
+
+
+def _elsewhere(found: Plan) -> str:
+    """Where there is no card, what the cards of the presets say: a driver and kernels are to be held there besides."""
+    if found.machine.is_card or found.base is None or found.base.family is None:
+        return ""
+    return f"; {size_in_words(memory_on_card(found.config, found.base))} on a card"

@@ -27,13 +27,14 @@ from trainer.data.text_cache import LiveText, TextSource, cache_text
 from trainer.events import PhaseName
 from trainer.failures import ExplainedError
 from trainer.home import Home
+from trainer.noise import Draw
 from trainer.optim import PartRate, RatePlan, build_average, build_optimizer
 from trainer.priors import complete_class_pictures
 from trainer.sampling import draw_picture
 from trainer.schedules import Schedule
 from trainer.seeds import generator, seed_of
 from trainer.shot import Shot
-from trainer.step import Denoiser, Draw
+from trainer.step import Denoiser
 from trainer.training import Every, Training, Validation
 
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
@@ -67,9 +68,7 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
     if config.train.checkpointing:
         _save_memory(components)
     schedule = components.noise_schedule()
-    denoiser = Denoiser(
-        components.family.name, components.unet, text, schedule, compute.autocast, config.train.min_snr_gamma
-    )
+    denoiser = Denoiser(components.family.name, components.unet, text, schedule, compute.autocast, config.loss)
     return Training(
         steps=config.train.steps,
         accumulation=config.train.accumulation,
@@ -77,6 +76,7 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
         clip_norm=config.optim.clip_norm or math.inf,
         datasets=datasets,
         denoiser=denoiser,
+        noise=config.noise,
         models=components.models,
         adapters=adapters,
         optimizer=optimizer,

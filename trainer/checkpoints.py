@@ -155,6 +155,8 @@ def check_identity(saved: Mapping[str, object], wanted: Mapping[str, object]) ->
     A setting that did not exist when the checkpoint was made had what is its default now.
     """
     saved = {name: SETTINGS[name].default for name in wanted.keys() - saved.keys() if name in SETTINGS} | dict(saved)
+    if (gamma := saved.pop("train.min_snr_gamma", None)) is not None:  # as config.renewed has it
+        saved |= {"loss.weighting": "min-snr", "loss.min_snr_gamma": gamma}
     for name in [*wanted, *saved.keys() - wanted.keys()]:
         if saved.get(name) != wanted.get(name):
             raise ResumeRefusedError(name, saved.get(name), wanted.get(name))

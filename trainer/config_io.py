@@ -12,7 +12,7 @@ from typing import Any, cast
 import tomlkit
 from pydantic import ValidationError
 
-from trainer.config import RunConfig
+from trainer.config import RunConfig, renewed
 from trainer.config_errors import OPTIONAL_SECTIONS, SETTINGS, ConfigError, Problem, Setting, explain, unknown_key
 from trainer.data.scan import picture_files
 from trainer.home import Home
@@ -69,7 +69,7 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
 def read_toml(path: Path) -> Values:
     """The tables of a TOML file; raises ConfigError where there is none or it cannot be read as TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return renewed(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
         raise ConfigError([Problem("", "there is no such file")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

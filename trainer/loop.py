@@ -11,9 +11,9 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from trainer.failures import DivergedError
+from trainer.noise import draw
 from trainer.optim import effective_rates
 from trainer.seeds import seed_of
-from trainer.step import draw
 from trainer.training import Training
 from trainer.watch import Watch
 
@@ -83,7 +83,9 @@ def accumulate_gradients(training: Training, step: int) -> tuple[float, tuple[st
             batch = dataset.batch((step - 1) * training.accumulation + micro)
             names = (training.seed, step, micro, dataset.purpose)
             torch.manual_seed(seed_of(*names, "dropout"))  # layers draw their dropout from the global generator
-            loss = training.denoiser.loss(batch, draw(batch, timesteps, *names, "noise")).weighted
+            loss = training.denoiser.loss(
+                batch, draw(batch.latents.shape, timesteps, training.noise, *names, "noise")
+            ).weighted
             loss = loss * (dataset.weight / training.accumulation)
             training.scaler.scale(loss).backward()
             total += loss.detach()

@@ -13,6 +13,7 @@ import torch
 
 from dora_core.atomic import atomic_write
 from dora_core.metadata import About
+from trainer.alarms import faintness
 from trainer.base_weights import open_base
 from trainer.build import build_training, sample_shots
 from trainer.checkpoints import Checkpoint, CheckpointStore, restore, size_bytes
@@ -28,6 +29,7 @@ from trainer.export_targets import finishing_targets
 from trainer.failures import classify
 from trainer.faults import crash_point
 from trainer.finishing import export_all
+from trainer.health import relative_change
 from trainer.home import Home
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
@@ -96,7 +98,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
 def _train_and_export(
     run: RunDir, config: RunConfig, compute: Compute, store: CheckpointStore, newest: Checkpoint | None
 ) -> Ending:
-    home, events, report = home_of(run), EventLog(run.events_file), _Report(run)
+    home, report = home_of(run), _Report(run)
     report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
     training = build_training(config, components, compute, home, report)
@@ -104,8 +106,7 @@ def _train_and_export(
     if newest is not None:
         restore(training, newest)
         if note := note_on_threads(newest, compute):
-            events.append(Warned(text=note))
-            print(note, flush=True)
+            _warn(run, note)
     print(describe_groups(training.adapters, training.optimizer), flush=True)
     report("training")
     with ProgressBar(training.steps, training.progress.step) as bar:
@@ -114,8 +115,15 @@ def _train_and_export(
     if watch.seconds:
         record_speed(home, config, str(compute.device), watch.median_seconds)
     if ending == "finished":
+        if note := faintness(relative_change(training.adapters)):
+            _warn(run, note)
         export_run(run, config, components, training, report)
     return ending
+
+
+def _warn(run: RunDir, note: str) -> None:
+    EventLog(run.events_file).append(Warned(text=note))
+    print(note, flush=True)
 
 
 def export_run(run: RunDir, config: RunConfig, components: Components, training: Training, report: _Report) -> None:

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
+from trainer.config_sections import LossConfig
 from trainer.data.dataset import Batch
 from trainer.data.text_cache import TextSource
 from trainer.diffusion import (
     NoiseSchedule,
     add_noise,
     diffusion_loss,
-    min_snr_weight,
     prediction_target,
     squared_error,
 )
-from trainer.seeds import generator
+from trainer.noise import Draw
+from trainer.objective import sized, timestep_weight
 from trainer.text import unet_arguments
 
 
@@ -32,7 +32,7 @@ class Denoiser:
     text: TextSource
     schedule: NoiseSchedule
     autocast: Callable[[], AbstractContextManager[object]]
-    min_snr_gamma: float | None
+    objective: LossConfig
 
     def loss(self, batch: Batch, draw: Draw) -> Loss:
         """That of `batch` at the noise and timesteps of `draw`."""
@@ -40,15 +40,17 @@ class Denoiser:
         device, dtype = parameter.device, parameter.dtype
         latents, noise, timesteps = (t.to(device) for t in (batch.latents, draw.noise, draw.timesteps))
         alpha_bar = self.schedule.at(timesteps)
-        noisy = add_noise(latents, noise, alpha_bar)  # (batch, c, h/8, w/8)
+        added = noise if draw.perturbation is None else noise + draw.perturbation.to(device)
+        noisy = add_noise(latents, added, alpha_bar)  # (batch, c, h/8, w/8)
         with self.autocast():
             conditioning = self.text.conditioning(batch.captions).to(device, dtype)
             arguments = unet_arguments(self.family, conditioning, batch.framings)
             predicted = self.unet(noisy.to(dtype), timesteps, **arguments).sample
         target = prediction_target(latents, noise, alpha_bar, self.schedule.prediction)
-        weight = min_snr_weight(alpha_bar, self.min_snr_gamma, self.schedule.prediction)
-        error = squared_error(predicted, target)  # (batch, c, h/8, w/8)
-        return Loss(diffusion_loss(error, weight), error.detach().mean(dim=(1, 2, 3)))
+        squared = squared_error(predicted, target)  # (batch, c, h/8, w/8)
+        error = sized(squared, alpha_bar, self.objective)
+        weight = timestep_weight(alpha_bar, self.schedule.prediction, self.objective)
+        return Loss(diffusion_loss(error, weight), squared.detach().mean(dim=(1, 2, 3)))
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,3 @@ class Loss:
 
     weighted: Tensor
     errors: Tensor
-
-
-@dataclass(frozen=True)
-class Draw:
-    """noise: like the latents; timesteps: (batch,)."""
-
-    noise: Tensor
-    timesteps: Tensor
-
-
-def draw(batch: Batch, timesteps: int, *names: int | str) -> Draw:
-    """Noise and timesteps, uniform, of the generator with these names; on the CPU."""
-    random = generator(*names)
-    return Draw(
-        torch.randn(batch.latents.shape, generator=random),
-        torch.randint(0, timesteps, (len(batch.latents),), generator=random),
-    )

@@ -14,10 +14,12 @@ from dora_core.adapter import Adapter
 from dora_core.families import neutral_name
 from dora_core.state import AdapterState
 from trainer.averages import Average, shown
+from trainer.config_sections import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
+from trainer.noise import Draw
 from trainer.optim import RatePlan
 from trainer.optimizers import OptimizerRow
-from trainer.step import Denoiser, Draw
+from trainer.step import Denoiser
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Training:
     clip_norm: float
     datasets: tuple[Dataset, ...]
     denoiser: Denoiser
+    noise: NoiseConfig
     models: Mapping[str, nn.Module]
     adapters: Mapping[str, Adapter]
     optimizer: Optimizer

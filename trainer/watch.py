@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.alarms import Alarms
 from trainer.checkpoints import CheckpointStore
 from trainer.events import (
     Event,
@@ -57,6 +58,7 @@ class Watch:
     save_every: Every
     sample_every: Every
     seconds: list[float] = field(default_factory=list)  # of this process' steps
+    alarms: Alarms = field(default_factory=Alarms)
 
     def event(self, event: Event) -> None:
         EventLog(self.run.events_file).append(event)
@@ -88,6 +90,8 @@ class Watch:
         )
         MetricsLog(self.run.metrics_file).append(row)
         crash_point("metrics.appended")
+        if alarm := self.alarms.heed(row):
+            self.warn(alarm)
         self.bar.advance(progress.step, loss, self.median_seconds)
 
     @property

@@ -46,6 +46,14 @@ def test_a_checkpoint_from_before_a_setting_existed_had_its_default(tiny_setting
         check_identity(before, identity_of(tiny_settings(optim__weight_decay=0.5)))
 
 
+def test_a_checkpoint_with_the_former_name_of_min_snr_is_taken_up(tiny_settings: Settings) -> None:
+    wanted = identity_of(tiny_settings(loss__weighting="min-snr", loss__min_snr_gamma=8))
+    before = {name: value for name, value in saved(wanted).items() if not name.startswith("loss.")}
+    check_identity(before | {"train.min_snr_gamma": 8.0}, wanted)
+    with pytest.raises(ResumeRefusedError, match=r"another loss\.min_snr_gamma: its checkpoint has 5"):
+        check_identity(before | {"train.min_snr_gamma": 5.0}, wanted)
+
+
 def test_another_base_or_other_pictures_are_refused_by_name(tiny_settings: Settings) -> None:
     before = saved(identity_of(tiny_settings()))
     with pytest.raises(ResumeRefusedError, match=r"another model\.base: its checkpoint has weights weights-of-o"):
