@@ -35,6 +35,7 @@ from trainer.schedules import Schedule
 from trainer.seeds import generator, seed_of
 from trainer.shot import Shot
 from trainer.step import Denoiser
+from trainer.team import ALONE, Team
 from trainer.training import Every, Training, Validation
 
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
@@ -54,7 +55,9 @@ class NoPicturesError(ExplainedError):
     category = "bad picture"
 
 
-def build_training(config: RunConfig, components: Components, compute: Compute, home: Home, report: Report) -> Training:
+def build_training(
+    config: RunConfig, components: Components, compute: Compute, home: Home, report: Report, team: Team = ALONE
+) -> Training:
     """Everything that the loop touches; `components` has the adapters in it afterwards."""
     fingerprint = components.fingerprint
     latents = LatentCache(components.vae, fingerprint, config.data.background, TensorCache(home.path / "cache"))
@@ -86,6 +89,7 @@ def build_training(config: RunConfig, components: Components, compute: Compute, 
         validation=build_validation(config, datasets[0], len(schedule.alphas_bar)),
         identity=identity(config, fingerprint, datasets, compute.precision),
         average=build_average(adapters, optimizer, config.optim),
+        team=team,
     )
 
 

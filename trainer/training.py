@@ -20,6 +20,7 @@ from trainer.noise import Draw
 from trainer.optim import RatePlan
 from trainer.optimizers import OptimizerRow
 from trainer.step import Denoiser
+from trainer.team import ALONE, Team
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Training:
     validation: Validation
     identity: Mapping[str, object]
     average: Average | None = None
+    team: Team = ALONE
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> AdapterState:
