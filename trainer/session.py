@@ -147,7 +147,7 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         base_model=config.model.base,
         base_model_sha256=base.sha256,
         prediction=training.denoiser.schedule.prediction,
-        trigger_phrase=config.data.instance_prompt or None,
+        trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
         provenance={"steps": str(training.steps), "seed": str(training.seed)},
     )
     kind = config.adapter.kind
@@ -177,7 +177,7 @@ def _watch(
     compute: Compute,
     bar: ProgressBar,
 ) -> Watch:
-    shots = sample_shots(config, training.datasets[0].examples[0].caption)
+    shots = sample_shots(config, training.datasets[0].plain_batch([0]).captions[0])
     return Watch(
         run=run,
         store=store,
