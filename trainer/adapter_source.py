@@ -92,7 +92,7 @@ def from_checkpoint(
         base_model_sha256=base.sha256,
         prediction=as_chosen(look_up(str(base.path)), config.model).prediction or "epsilon",
         clip_skip=config.model.clip_skip,
-        trigger_phrase=config.data.instance_prompt or None,
+        trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
         provenance={"steps": str(checkpoint.step)},
     )
     return AdapterSource(f"{run.id}-{checkpoint.step:06d}", read_state(checkpoint.folder / ADAPTER), base, about)
