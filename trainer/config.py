@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from trainer.config_data import DataConfig
 from trainer.config_sections import (
     AdapterConfig,
-    DataConfig,
     LossConfig,
     ModelConfig,
     NoiseConfig,

@@ -6,7 +6,6 @@ refuse keys that are not declared. A setting that may be absent is None by defau
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,76 +47,6 @@ class ModelConfig(Section):
         default=None,
         title="Zero terminal SNR",
         description="Whether the last timestep of the noise schedule is pure noise; absent: as the model's files say.",
-    )
-
-
-class PriorConfig(Section):
-    """Prior preservation: pictures of the class, made by the base model, keep it from forgetting the class."""
-
-    class_prompt: str = Field(
-        min_length=1, title="Class prompt", description="What the subject is one of, such as 'a dog'."
-    )
-    count: int = Field(
-        default=100,
-        ge=1,
-        le=10_000,
-        title="Class pictures",
-        description="How many there should be; missing ones are generated.",
-    )
-    weight: float = Field(
-        default=1.0,
-        gt=0,
-        le=10,
-        title="Weight of the class",
-        description="Of the class pictures' loss beside the subject's.",
-    )
-    folder: Path | None = Field(
-        default=None,
-        title="Class folder",
-        description="Where class pictures lie or are put; absent: one of this base model and prompt, shared by runs.",
-    )
-
-
-class DataConfig(Section):
-    folder: Path = Field(title="Pictures", description="The folder of pictures, captions beside them.")
-    instance_prompt: str = Field(
-        default="",
-        title="Prompt of the set",
-        description="What every picture without a caption file of its own is called.",
-    )
-    resolution_px: PicturePixels = Field(
-        default=512,
-        title="Resolution",
-        description="Side of a square with as many pixels as a training picture has, about.",
-    )
-    bucket_step_px: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = Field(
-        default=64, title="Bucket step", description="Training pictures' sides are multiples of this."
-    )
-    bucket_ratio: float = Field(
-        default=2.0, ge=1, le=4, title="Longest bucket", description="Longest side by shortest; 1: squares only."
-    )
-    smallest_side_px: int = Field(
-        default=64,
-        ge=1,
-        le=4096,
-        title="Smallest side",
-        description="Pictures with a shorter side are left out, by name.",
-    )
-    longest_ratio: float = Field(
-        default=4.0,
-        ge=1,
-        le=100,
-        title="Longest picture",
-        description="Pictures longer than this for their width are left out.",
-    )
-    background: str = Field(
-        default="#ffffff",
-        pattern="^#[0-9a-fA-F]{6}$",
-        title="Background",
-        description="Colour below transparent pictures, as #rrggbb.",
-    )
-    prior: PriorConfig | None = Field(
-        default=None, title="Prior preservation", description="Class pictures that are trained along; absent: none."
     )
 
 

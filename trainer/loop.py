@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from trainer.failures import DivergedError
-from trainer.losses import ByBand, by_band
+from trainer.losses import ByBand, band_means, band_sums
 from trainer.noise import draw
+from trainer.optim import named_parameters
 from trainer.seeds import seed_of
 from trainer.training import Outcome, Training
 from trainer.watch import Watch
@@ -29,6 +31,7 @@ def train(training: Training, watch: Watch) -> Ending:
     """
     progress = training.progress
     watch.sample_if_missing(training)
+    training.team.tell("go")
     while progress.step < training.steps:
         begun = time.perf_counter()
         outcome = take_step(training, progress.step + 1)
@@ -45,6 +48,7 @@ def train(training: Training, watch: Watch) -> Ending:
         if watch.is_stop_asked(progress.step):
             watch.save(training)
             return "stopped"
+        training.team.tell("go")
     return "finished"
 
 
@@ -53,6 +57,8 @@ def take_step(training: Training, step: int) -> Outcome:
     training.rates.apply(training.optimizer, step)
     loss, band_losses, pictures = accumulate_gradients(training, step)
     reason = update_weights(training, loss)
+    if reason:
+        pictures = training.team.collect(pictures)
     progress = training.progress
     progress.step = step
     progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if reason else 0
@@ -62,15 +68,15 @@ def take_step(training: Training, step: int) -> Outcome:
 
 
 def accumulate_gradients(training: Training, step: int) -> tuple[float, ByBand, tuple[str, ...]]:
-    """Mean loss of the step's batches, their errors by band, and the pictures in them.
+    """Mean loss of the step's batches, errors by band, and the pictures of the batches that this process takes.
 
-    The gradients are summed up in the parameters.
+    The gradients of all, those of other processes too, are summed up in the parameters.
     """
     training.optimizer.zero_grad()
     schedule_steps = len(training.denoiser.schedule.alphas_bar)
-    total, pictures = 0.0, list[str]()
+    losses, pictures = list[Tensor](), list[str]()
     errors, timesteps = list[Tensor](), list[int]()
-    for micro in range(training.accumulation):
+    for micro in training.team.share(training.accumulation):
         for dataset in training.datasets:
             batch = dataset.batch((step - 1) * training.accumulation + micro)
             names = (training.seed, step, micro, dataset.purpose)
@@ -79,12 +85,16 @@ def accumulate_gradients(training: Training, step: int) -> tuple[float, ByBand, 
             of_batch = training.denoiser.loss(batch, drawn)
             loss = of_batch.weighted * (dataset.weight / training.accumulation)
             training.scaler.scale(loss).backward()
-            total += loss.detach()
+            losses.append(loss.detach())
             pictures += batch.names
-            errors.append(of_batch.errors)
-            timesteps += drawn.timesteps.tolist()
-    bands = by_band(torch.cat(errors).tolist(), timesteps, schedule_steps)
-    return float(total), bands, tuple(dict.fromkeys(pictures))
+            if dataset.purpose == "instance":
+                errors.append(of_batch.errors)
+                timesteps += drawn.timesteps.tolist()
+    total = reduce(torch.add, losses)
+    bands = total.new_tensor(band_sums(torch.cat(errors).tolist(), timesteps, schedule_steps))
+    numbers = torch.cat([total.reshape(1), bands])
+    loss, *sums = training.team.add_up(named_parameters(training.adapters).values(), numbers).tolist()
+    return loss, band_means(sums), tuple(dict.fromkeys(pictures))
 
 
 def update_weights(training: Training, loss: float) -> str:

@@ -6,7 +6,6 @@ of much. Bands are equal parts of the noise schedule, from the picture to noise 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,12 +16,20 @@ KEEP = 0.98  # of the average at each step: about the last 50 count
 ByBand = tuple[float | None, ...]  # None: no picture was in that band
 
 
-def by_band(errors: Iterable[float], timesteps: Iterable[int], schedule_steps: int) -> ByBand:
-    """Means of the errors of single pictures, each at its timestep."""
-    found: defaultdict[int, list[float]] = defaultdict(list)
+def band_sums(errors: Iterable[float], timesteps: Iterable[int], schedule_steps: int) -> list[float]:
+    """Sums of the errors of single pictures, each at its timestep, in every band; then how many there were in each."""
+    sums, counts = [0.0] * len(BANDS), [0.0] * len(BANDS)
     for error, timestep in zip(errors, timesteps, strict=True):
-        found[timestep * len(BANDS) // schedule_steps].append(error)
-    return tuple(sum(found[band]) / len(found[band]) if found[band] else None for band in range(len(BANDS)))
+        band = timestep * len(BANDS) // schedule_steps
+        sums[band] += error
+        counts[band] += 1
+    return sums + counts
+
+
+def band_means(sums: Sequence[float]) -> ByBand:
+    """From what `band_sums` gives, or the sum of several such."""
+    sums, counts = sums[: len(BANDS)], sums[len(BANDS) :]
+    return tuple(total / count if count else None for total, count in zip(sums, counts, strict=True))
 
 
 def smoothed(values: Iterable[float | None], keep: float = KEEP) -> float | None:

@@ -15,10 +15,11 @@ from dora_core.families import neutral_name
 from dora_core.state import AdapterState
 from trainer.config_sections import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
-from trainer.losses import ByBand, by_band
+from trainer.losses import ByBand, band_means, band_sums
 from trainer.noise import Draw
 from trainer.optim import RatePlan
 from trainer.step import Denoiser
+from trainer.team import ALONE, Team
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Training:
     scaler: torch.amp.GradScaler
     validation: Validation
     identity: Mapping[str, object]
+    team: Team = ALONE
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> AdapterState:
@@ -103,7 +105,7 @@ def validation_losses(training: Training) -> tuple[float, ByBand]:
         errors = torch.cat([training.denoiser.loss(batch, fixed).errors for batch, fixed in batches])
     timesteps = torch.cat([fixed.timesteps for _, fixed in batches])
     schedule_steps = len(training.denoiser.schedule.alphas_bar)
-    return float(errors.mean()), by_band(errors.tolist(), timesteps.tolist(), schedule_steps)
+    return float(errors.mean()), band_means(band_sums(errors.tolist(), timesteps.tolist(), schedule_steps))
 
 
 def is_finite(adapters: Mapping[str, Adapter]) -> bool:

@@ -31,6 +31,7 @@ from trainer.health import magnitude_drift, update_norms
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir
 from trainer.sampling import samples_folder
+from trainer.team import ALONE, Team
 from trainer.training import Every, Outcome, Training, is_finite, validation_losses
 
 PAUSE_SECONDS = 0.2
@@ -48,7 +49,10 @@ def answer_stop(run: RunDir) -> None:
 
 @dataclass(frozen=True)
 class Watch:
-    """`draw`: the samples of a run into a folder, reporting each; `peak_mib`: highest use of the card's memory."""
+    """`draw`: the samples of a run into a folder, reporting each; `peak_mib`: highest use of the card's memory.
+
+    Of the first process of the run's `team`; while it is busy here it tells the others to wait.
+    """
 
     run: RunDir
     store: CheckpointStore
@@ -57,6 +61,7 @@ class Watch:
     bar: ProgressBar
     save_every: Every
     sample_every: Every
+    team: Team = ALONE
     seconds: list[float] = field(default_factory=list)  # of this process' steps
     alarms: Alarms = field(default_factory=Alarms)
 
@@ -161,6 +166,7 @@ class Watch:
             if self.run.requested("save") or self.run.requested("sample"):
                 self._answer_requests(training)
                 self.event(Paused(step=step))
+            self.team.tell("wait")
             time.sleep(PAUSE_SECONDS)
         self.event(Resumed(step=step))
 
@@ -183,6 +189,7 @@ class Watch:
 
     def _report_picture(self, done: int, total: int) -> None:
         answer_stop(self.run)
+        self.team.tell("wait")
         self.phase("sampling", done, total)
 
     @staticmethod

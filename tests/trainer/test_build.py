@@ -12,7 +12,7 @@ from trainer.build import bucket_groups, build_validation, identity, load_exampl
 from trainer.checkpoints import check_identity
 from trainer.config import RunConfig
 from trainer.config_sections import Precision
-from trainer.data.dataset import BatchOrder, Dataset
+from trainer.data.dataset import BatchOrder, Dataset, View
 from trainer.failures import ExplainedError, ResumeRefusedError
 
 Settings = Callable[..., RunConfig]
@@ -126,6 +126,6 @@ def saved(values: dict[str, object]) -> dict[str, object]:
 def dataset_of(config: RunConfig) -> Dataset:
     examples = load_examples(config.data)
     order = BatchOrder(bucket_groups(examples), 1, 0, "instance")
-    sizes = [example.placement.bucket for example in examples]
-    latents = tuple(torch.zeros(4, size.height // 8, size.width // 8) for size in sizes)
-    return Dataset("instance", examples, latents, order)
+    sizes = [(example.bucket.height // 8, example.bucket.width // 8) for example in examples]
+    views = tuple((View(torch.zeros(4, *size), torch.ones(1, *size)),) for size in sizes)
+    return Dataset("instance", examples, views, order)

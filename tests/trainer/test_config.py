@@ -47,7 +47,8 @@ def test_two_settings_are_all_that_must_be_given() -> None:
     assert [key for key, setting in SETTINGS.items() if setting.field.is_required()] == [
         "model.base",
         "data.folder",
-        "data.prior.class_prompt",  # once there is a table data.prior at all
+        "data.mask.source",  # once there is a table data.mask at all
+        "data.prior.class_prompt",
     ]
     assert parse_config(LEAST).train.steps > 0
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from trainer.config import RunConfig
 from trainer.events import MetricsLog, StepMetrics, read_metrics
 from trainer.loss_table import print_losses
-from trainer.losses import BANDS, by_band, loss_lines, smoothed
+from trainer.losses import BANDS, band_means, band_sums, loss_lines, smoothed
 from trainer.run_dir import RunDir
 from trainer.session import run_training
 
@@ -21,9 +21,16 @@ Settings = Callable[..., RunConfig]
 
 def test_errors_go_to_the_quarter_of_the_schedule_that_their_timestep_is_in() -> None:
     errors, timesteps = [1.0, 3.0, 5.0, 8.0, 0.5], [0, 249, 250, 999, 500]
-    assert by_band(errors, timesteps, 1000) == (2.0, 5.0, 0.5, 8.0)
-    assert by_band([1.0, 4.0], [749, 700], 1000) == (None, None, 2.5, None)
-    assert by_band([1.0, 4.0], [0, 6], 7) == (1.0, None, None, 4.0)
+    assert band_means(band_sums(errors, timesteps, 1000)) == (2.0, 5.0, 0.5, 8.0)
+    assert band_means(band_sums([1.0, 4.0], [749, 700], 1000)) == (None, None, 2.5, None)
+    assert band_means(band_sums([1.0, 4.0], [0, 6], 7)) == (1.0, None, None, 4.0)
+
+
+def test_bands_of_several_processes_are_those_of_one() -> None:
+    errors, timesteps = [1.0, 3.0, 5.0, 8.0, 0.5], [0, 249, 250, 999, 500]
+    parts = [band_sums(errors[:2], timesteps[:2], 1000), band_sums(errors[2:], timesteps[2:], 1000)]
+    together = [sum(pair) for pair in zip(*parts, strict=True)]
+    assert band_means(together) == band_means(band_sums(errors, timesteps, 1000))
 
 
 def test_smoothing_is_the_numbers_worked_by_hand_without_the_pull_to_its_start() -> None:
