@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -30,9 +31,10 @@ from trainer.failures import ExplainedError
 from trainer.home import Home
 from trainer.losses import BANDS
 from trainer.noise import Draw
-from trainer.optim import PartRate, RatePlan, build_optimizer
+from trainer.optim import PartRate, RatePlan, build_average, build_optimizer
 from trainer.priors import complete_class_pictures
 from trainer.sampling import draw_picture
+from trainer.schedules import Schedule
 from trainer.seeds import generator, seed_of
 from trainer.shot import Shot
 from trainer.step import Denoiser
@@ -74,6 +76,7 @@ def build_training(
     text = build_text(config, components, datasets, cache)
     adapters = inject_adapters(config, components)
     rates = build_rates(config, tuple(adapters))
+    optimizer = build_optimizer(adapters, rates, config.optim)
     for model in components.models.values():
         model.train()
     if config.train.checkpointing:
@@ -86,17 +89,19 @@ def build_training(
         steps=config.train.steps,
         accumulation=config.train.accumulation,
         seed=config.train.seed,
-        clip_norm=config.optim.clip_norm,
+        clip_norm=config.optim.clip_norm or math.inf,
         datasets=datasets,
         denoiser=denoiser,
         noise=config.noise,
         models=components.models,
         adapters=adapters,
-        optimizer=build_optimizer(adapters, rates, config.optim),
+        optimizer=optimizer,
+        optimizer_row=config.optim.row,
         rates=rates,
         scaler=compute.make_scaler(),
         validation=build_validation(config, datasets[0], len(schedule.alphas_bar)),
         identity=identity(config, fingerprint, datasets, compute.precision),
+        average=build_average(adapters, optimizer, config.optim),
         team=team,
     )
 
@@ -111,9 +116,11 @@ def inject_adapters(config: RunConfig, components: Components) -> dict[str, Adap
 
 def build_rates(config: RunConfig, parts: tuple[str, ...]) -> RatePlan:
     steps = config.train.steps
-    text_rate = PartRate(config.text_encoder_learning_rate, round(config.train.text_encoder_stop * steps))
-    rates = {part: PartRate(config.optim.learning_rate, steps) if part == "unet" else text_rate for part in parts}
-    return RatePlan(config.schedule.kind, round(config.schedule.warmup * steps), steps, rates)
+    text_rate = PartRate(config.optim.text_encoder_rate, round(config.train.text_encoder_stop * steps))
+    rates = {part: PartRate(config.optim.rate, steps) if part == "unet" else text_rate for part in parts}
+    schedule = config.schedule
+    falling = Schedule(schedule.kind, schedule.warmup_steps(steps), steps, schedule.cycles, schedule.decay)
+    return RatePlan(falling, rates)
 
 
 def load_examples(data: DataConfig, sets: Sequence[ImageSetConfig] = ()) -> tuple[Example, ...]:
@@ -238,6 +245,8 @@ def identity(
     kept = {name: value for name, value in settings.items() if re.sub(r"\.\d+\.", ".", name) not in FREE_SETTINGS}
     return kept | {
         "train.precision": precision,
+        "optim.learning_rate": config.optim.rate,
+        "optim.betas": list(config.optim.own_betas or ()),
         "model.base": f"weights {fingerprint[:12]}",
         "data.folder": f"pictures and captions {cache_key(*content)[:12]}",
     }

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from trainer.failures import DivergedError
 from trainer.losses import ByBand, band_means, band_sums
 from trainer.noise import draw
-from trainer.optim import named_parameters
+from trainer.optim import effective_rates, named_parameters
 from trainer.seeds import seed_of
 from trainer.training import Outcome, Training
 from trainer.watch import Watch
@@ -55,6 +55,7 @@ def train(training: Training, watch: Watch) -> Ending:
 def take_step(training: Training, step: int) -> Outcome:
     """One optimizer step, the `step`-th counted from 1; all its randomness follows from the seed and `step`."""
     training.rates.apply(training.optimizer, step)
+    rates = effective_rates(training.optimizer)
     loss, band_losses, pictures = accumulate_gradients(training, step)
     reason = update_weights(training, loss)
     if reason:
@@ -63,7 +64,8 @@ def take_step(training: Training, step: int) -> Outcome:
     progress.step = step
     progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if reason else 0
     progress.skipped += bool(reason)
-    rates = {group["name"]: group["lr"] for group in training.optimizer.param_groups}
+    if training.average is not None and not reason:
+        training.average.update(step - progress.skipped)
     return Outcome(loss, band_losses, rates, pictures, reason)
 
 

@@ -32,7 +32,7 @@ from trainer.health import relative_change
 from trainer.home import Home
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
-from trainer.optim import describe_groups
+from trainer.optim import describe_groups, require_optimizer
 from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
@@ -84,6 +84,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> 
         store.prune(newest.folder)
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
+    require_optimizer(config.optim.kind, compute.device)
     require_shares(config.train.accumulation, team)
     _warn(run, note_on_shares(config.train.accumulation, team))
     try:
