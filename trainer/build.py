@@ -29,6 +29,7 @@ from trainer.data.wording import plain, wordings
 from trainer.events import PhaseName
 from trainer.failures import ExplainedError
 from trainer.home import Home
+from trainer.losses import BANDS
 from trainer.noise import Draw
 from trainer.optim import PartRate, RatePlan, build_average, build_optimizer
 from trainer.priors import complete_class_pictures
@@ -41,7 +42,7 @@ from trainer.team import ALONE, Team
 from trainer.training import Every, Training, Validation
 
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
-VALIDATION_TIMESTEPS = 4
+VALIDATION_TIMESTEPS = len(BANDS)  # one in the middle of each
 
 # Settings that a resumed run may change: none of them touches what is trained. Where things lie is told by content.
 FREE_SECTIONS = {"name", "config_version", "sample", "save"}
