@@ -114,6 +114,9 @@ OTHER_VALUES: dict[str, Any] = {
     "sample.size_px": [512, 768],
     "save.every_steps": 4,
     "save.keep_last": 5,
+    "log.tensorboard": True,
+    "log.wandb_project": "pandas",
+    "log.wandb_offline": True,
 }
 
 
