@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dora_core.spec import NormAxis
+from dora_core.spec import Form
 from trainer.events import EventLog, Exported, PhaseName, Warned
 from trainer.export import Exported as ProvenFile
 from trainer.export import UnprovenError
@@ -16,12 +16,12 @@ Export = Callable[[ExportTarget, Path], ProvenFile]
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
 
 
-def export_all(run: RunDir, axis: NormAxis | None, stem: str, export: Export, report: Report) -> None:
+def export_all(run: RunDir, form: Form, stem: str, export: Export, report: Report) -> None:
     """Files named `stem` and the target's ending in the run's exports; an event for each, a warning for one that fails.
 
     Raises UnprovenError where all do, and whatever `report` raises between two of them.
     """
-    events, targets = EventLog(run.events_file), finishing_targets(axis)
+    events, targets = EventLog(run.events_file), finishing_targets(form)
     unproven: list[UnprovenError] = []
     for done, target in enumerate(targets):
         report("exporting", done, len(targets))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from dora_core.adapter import Adapter
+from dora_core.layers import LoraLayer
 from trainer.config_sections import OptimConfig, ScheduleKind
 
 
@@ -55,7 +56,7 @@ class RatePlan:
 
 
 def build_optimizer(adapters: Mapping[str, Adapter], rates: RatePlan, config: OptimConfig) -> AdamW:
-    """AdamW over all parts, with a group each for down, up and magnitude, which has no weight decay."""
+    """AdamW over all parts, a group for each kind of parameter; magnitudes have no weight decay."""
     groups = [
         {**group, "name": f"{part}.{group['name']}", "part": part, "peak": group["lr"]}
         for part, adapter in adapters.items()
@@ -72,7 +73,7 @@ def build_optimizer(adapters: Mapping[str, Adapter], rates: RatePlan, config: Op
 
 
 def named_parameters(adapters: Mapping[str, Adapter]) -> dict[str, nn.Parameter]:
-    """``<part>.<module path>.<down|up|magnitude>`` -> parameter."""
+    """``<part>.<module path>.<down|up|magnitude|difference>`` -> parameter."""
     return {
         f"{part}.{name}.{own}": parameter
         for part, adapter in adapters.items()
@@ -85,7 +86,7 @@ def describe_groups(adapters: Mapping[str, Adapter], optimizer: AdamW) -> str:
     """One line per group: part, tensors, parameters, peak rate, rank and alpha / rank; printed when training starts."""
     lines = [f"{'group':26}{'tensors':>8}{'parameters':>14}{'peak rate':>12}{'decay':>8}{'rank':>8}{'alpha/rank':>12}"]
     for group in optimizer.param_groups:
-        layers = adapters[group["part"]].layers.values()
+        layers = [x for x in adapters[group["part"]].layers.values() if isinstance(x, LoraLayer)]  # the others: full
         count = sum(parameter.numel() for parameter in group["params"])
         lines.append(
             f"{group['name']:26}{len(group['params']):>8}{count:>14,}{group['peak']:>12.3g}{group['weight_decay']:>8.3g}"
@@ -95,5 +96,7 @@ def describe_groups(adapters: Mapping[str, Adapter], optimizer: AdamW) -> str:
 
 
 def _span(values: list[float]) -> str:
+    if not values:
+        return "full"
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g}-{high:g}"

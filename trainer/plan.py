@@ -114,6 +114,7 @@ def plan(
         *dataset_notices(dataset, config.train.batch_size, 77 if base is None else base.tokens),
         *_base_notices(config, base),
         *_prior_notices(config),
+        *_full_notices(config),
         *_machine_notices(config, machine, memory),
     ]
     return Plan(
@@ -199,7 +200,7 @@ def _disk(
         sum(p.bucket.width * p.bucket.height for p in dataset.placements) // 64 * 4 * 2
     )  # mean and deviation
     checkpoint = 3 * sum(trained) * FLOAT32  # the adapter and two moments
-    files = [len(FINISHING[run.adapter.norm_axis if run.adapter.kind == "dora" else None]) for run in runs]
+    files = [len(FINISHING[run.adapter.form]) for run in runs]
     exported = sum(count * each * FLOAT32 for count, each in zip(files, trained, strict=True))
     is_fetched = base is None or base.path is not None
     class_pictures = config.data.prior.count if config.data.prior else 0
@@ -251,6 +252,28 @@ def _prior_notices(config: RunConfig) -> list[str]:
         return []
     there = len(picture_files(prior.folder))
     return [f"{there} of {prior.count} class pictures are there; missing ones are drawn first"]
+
+
+# Settings that say nothing to a full fine-tune, by section.
+NOT_OF_FULL: Mapping[str, tuple[str, ...]] = {
+    "adapter": ("rank", "alpha", "conv_rank", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
+    "optim": ("magnitude_factor",),
+}
+
+
+def _full_notices(config: RunConfig) -> list[str]:
+    """Presets have a rank, so that setting one is no mistake."""
+    if config.adapter.kind != "full":
+        return []
+    passed_over = [
+        f"{section}.{key}"
+        for section, keys in NOT_OF_FULL.items()
+        for key in keys
+        if getattr(getattr(config, section), key) != type(getattr(config, section)).model_fields[key].default
+    ]
+    notices = [f"adapter.kind is full, to which {', '.join(passed_over)} says nothing"] if passed_over else []
+    rate = f"optim.learning_rate is {config.optim.learning_rate:g}, of whole weights, which bear less than factors do"
+    return [*notices, rate]
 
 
 def _machine_notices(config: RunConfig, machine: Machine, memory: Memory | None) -> list[str]:

@@ -79,7 +79,7 @@ def parts_below_rank(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     below: dict[str, int] = {}
     for part, spec in adapter_specs(config.adapter, facts.family).items():
         shapes = _targets(facts, part, spec)
-        if shapes and all(_rank(shape, spec) > _full_rank(shape) for shape in shapes):
+        if spec.kind != "full" and shapes and all(_rank(shape, spec) > _full_rank(shape) for shape in shapes):
             below[part] = max(map(_full_rank, shapes))
     return below
 
@@ -117,6 +117,8 @@ def _targets(facts: BaseFacts, part: str, spec: AdapterSpec) -> list[Shape]:
 
 
 def _layer_parameters(shape: Shape, spec: AdapterSpec) -> int:
+    if spec.kind == "full":
+        return prod(shape)
     magnitudes = 0 if spec.kind == "lora" else shape[0 if spec.norm_axis == "output" else 1]
     return min(_rank(shape, spec), _full_rank(shape)) * (shape[0] + prod(shape[1:])) + magnitudes
 

@@ -54,7 +54,7 @@ def test_the_file_comes_with_its_report_and_carries_its_headline(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("axis", "target"), [(axis, target.name) for target in TARGETS.values() for axis in sorted(target.axes, key=str)]
+    ("axis", "target"), [(axis, target.name) for target in TARGETS.values() for axis in sorted(target.forms, key=str)]
 )
 def test_every_target_is_proven_for_every_kind_of_adapter_that_it_takes(
     tmp_path: Path, axis: NormAxis | None, target: str
