@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from dora_core.errors import FileFormatError
-from dora_core.layers import AdaptedLayer, DoraLayer
+from dora_core.layers import AdaptedLayer, DoraLayer, LoraLayer
 from dora_core.norms import refresh_norms
 from dora_core.spec import AdapterSpec, NormAxis
 from dora_core.state import AdapterState
@@ -28,6 +28,11 @@ class Adapter:
     def __init__(self, layers: Mapping[str, AdaptedLayer], spec: AdapterSpec) -> None:
         self.layers = dict(layers)
         self.spec = spec
+
+    @property
+    def low_rank(self) -> dict[str, LoraLayer]:
+        """The layers of LoRA and DoRA; {} of a full fine-tune."""
+        return {name: layer for name, layer in self.layers.items() if isinstance(layer, LoraLayer)}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         for layer in self.layers.values():

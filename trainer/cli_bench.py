@@ -40,7 +40,9 @@ def bench(
     with told():
         from trainer.bench.report import Report, machine  # noqa: PLC0415 - loads torch, which --help does not need
         from trainer.bench.suite import BENCHES, Options  # noqa: PLC0415
+        from trainer.quiet import quiet_libraries  # noqa: PLC0415
 
+        quiet_libraries()
         options = Options.choose(is_gpu=gpu, is_quick=quick, with_compiled=compiled, rounds=rounds, threads=threads)
         report = Report(f"dora-studio {shlex.join(sys.argv[1:])}", machine(options.device), ())
         typer.echo(report.markdown())

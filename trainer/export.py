@@ -103,7 +103,7 @@ def check_target(state: AdapterState, target: ExportTarget) -> None:
     form = state.form
     if form in target.forms:
         return
-    kinds: dict[Form, str] = {None: "plain LoRA", "full": "full fine-tune"}
+    kinds: dict[Form, str] = {None: "plain LoRA", "full": "full difference"}
     kind = kinds.get(form, f"DoRA on the {form} axis")
     others = [f"{other.name} for {other.renders_in(form)}" for other in TARGETS.values() if form in other.forms]
     raise WrongTargetError(

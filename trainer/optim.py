@@ -10,7 +10,6 @@ from torch import nn
 from torch.optim import AdamW
 
 from dora_core.adapter import Adapter
-from dora_core.layers import LoraLayer
 from trainer.config_sections import OptimConfig, ScheduleKind
 
 
@@ -86,7 +85,7 @@ def describe_groups(adapters: Mapping[str, Adapter], optimizer: AdamW) -> str:
     """One line per group: part, tensors, parameters, peak rate, rank and alpha / rank; printed when training starts."""
     lines = [f"{'group':26}{'tensors':>8}{'parameters':>14}{'peak rate':>12}{'decay':>8}{'rank':>8}{'alpha/rank':>12}"]
     for group in optimizer.param_groups:
-        layers = [x for x in adapters[group["part"]].layers.values() if isinstance(x, LoraLayer)]  # the others: full
+        layers = adapters[group["part"]].low_rank.values()
         count = sum(parameter.numel() for parameter in group["params"])
         lines.append(
             f"{group['name']:26}{len(group['params']):>8}{count:>14,}{group['peak']:>12.3g}{group['weight_decay']:>8.3g}"

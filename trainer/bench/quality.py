@@ -58,9 +58,10 @@ class Scale:
     seeds: tuple[int, ...] = (1, 2, 3)
     most_rates: int = 5
     pictures: int = 12
+    settings: tuple[str, ...] = ()
 
 
-QUICK = Scale(steps=2, ranks=(2,), trial_rank=2, seeds=(1,), most_rates=3, pictures=1)
+QUICK = Scale(1, ranks=(2,), trial_rank=2, seeds=(1,), most_rates=1, pictures=1, settings=("sample.steps=1",))
 
 Measure = Callable[[Method, int, float, int, Things], Score]  # rank, learning rate, seed
 
@@ -72,7 +73,7 @@ def measure_quality(scale: Scale) -> Iterator[Table]:
     def measure(method: Method, rank: int, rate: float, seed: int, things: Things) -> Score:
         chosen = (f"kind={method.kind}", f"norm_axis={method.axis}", f"rank={rank}")
         others = (f"optim.learning_rate={rate}", f"train.seed={seed}", f"train.steps={scale.steps}")
-        return studio.score(things, (*(f"adapter.{one}" for one in chosen), *others))
+        return studio.score(things, (*(f"adapter.{one}" for one in chosen), *others, *scale.settings))
 
     trials = {method: try_rates(method, scale, measure) for method in METHODS}
     yield trials_table(scale, trials)
@@ -82,7 +83,7 @@ def measure_quality(scale: Scale) -> Iterator[Table]:
 def try_rates(method: Method, scale: Scale, measure: Measure) -> dict[float, Score]:
     """Scores on the selection, by rate."""
     tried: dict[float, Score] = {}
-    wanted = list(method.first_rates)
+    wanted = list(method.first_rates[: scale.most_rates])
     while wanted:
         rate = wanted.pop(0)
         tried[rate] = measure(method, scale.trial_rank, rate, TRIAL_SEED, "selection")

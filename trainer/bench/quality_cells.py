@@ -38,7 +38,6 @@ SETTINGS = (
     "data.instance_prompt=3d style",
     "train.precision=fp32",
     "train.validation_every_steps=0",
-    "train.validation_pictures=12",
 )
 Things = Literal["selection", "held-out"]
 
@@ -132,7 +131,7 @@ class Studio:
         """On the true 3D pictures, with the same noise whatever was trained."""
         folder = self.home.path / "bench" / "true-pictures" / things
         write_true_pictures(SAMPLES / things, folder)
-        config = load_config(PRESET, (*SETTINGS, f"data.folder={folder}"))
+        config = load_config(PRESET, (*SETTINGS, f"data.folder={folder}", f"train.validation_pictures={self.pictures}"))
         cache = TensorCache(self.home.path / "cache")
         encoded = LatentCache(self.components.vae, self.components.fingerprint, config.data.background, cache)
         datasets = build_datasets(config, self.components, encoded, self.home, _silent)
