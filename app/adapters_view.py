@@ -57,8 +57,10 @@ def view(studio: Studio, shown: Shown) -> dict[str, Any]:
 def export(studio: Studio, run_id: str, target: str, key: str) -> str:
     """Submit the export of the run's newest checkpoint; the job's id. Raises ExplainedError."""
     known = known_runs(studio.home).find(run_id)
-    if known is None or target not in [each.name for each in targets_of(known)]:
-        raise ExplainedError("This cannot be exported (any more).", "Choose another target.")
+    names = [] if known is None else [each.name for each in targets_of(known)]
+    if known is None or target not in names:
+        one_of = f"Choose one of {', '.join(names)}." if names else "Look whether the run is still there."
+        raise ExplainedError(f"This cannot be exported for {target!r} (any more).", one_of)
     parameters = {"target": target}
     job = Queue(studio.home).submit("export", [known.run.path], parameters, key)
     ensure_worker(studio.home)
@@ -89,22 +91,21 @@ def where_exact(info: AdapterInfo) -> str:
 def _group(studio: Studio, known: Known) -> dict[str, Any]:
     config = settings_of(known.run)
     form = config.adapter.form if config else None
+    files = files_of(known.run)
+    layouts = {info.layout for file in files if not isinstance(info := file.info, str)}
     return {
-        "id": known.run.id,
-        "name": known.name,
-        "kind": known.kind,
-        "rank": known.rank,
-        "base": known.base,
+        **known.facts,
         "axis": config.adapter.norm_axis if config and config.adapter.kind == "dora" else None,
         "targets": [
             {
                 "name": target.name,
                 "title": TITLES[target.name],
                 "where": f"Renders exactly in {target.renders_in(form)}.",
+                "is_there": target.layout in layouts,
             }
             for target in targets_of(known)
         ],
-        "files": [_file(studio, file) for file in files_of(known.run)],
+        "files": [_file(studio, file) for file in files],
     }
 
 

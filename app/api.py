@@ -12,21 +12,20 @@ from typing import Any
 
 import gradio as gr
 
+from app.adapter_files import files_of
+from app.adapters_view import export
 from app.image_sets import ImageSets
 from app.intake import Intake
+from app.known_runs import known_runs
 from app.media import download_url
+from app.start import begin
 from app.studio import Studio
 from trainer.config_errors import ConfigError
 from trainer.config_io import config_from
 from trainer.data.captions import SUFFIXES as CAPTIONS
-from trainer.export_targets import TARGETS
 from trainer.failures import ExplainedError
-from trainer.plan import plan
-from trainer.queue import Queue
 from trainer.run_dir import RunGoneError
 from trainer.status import RunStatus
-from trainer.twins import create_runs
-from trainer.worker import ensure_worker
 
 
 def register(studio: Studio) -> None:
@@ -84,23 +83,13 @@ class Api:
         Returns the ids of the runs. The same `key` gives the runs that it was first sent with.
         """
         stored = ImageSets(self.studio.sets).find(set_id)
-        queue = Queue(self.studio.home)
-        earlier = next((entry.job for entry in queue.list_jobs() if key and entry.job.key == key), None)
-        if earlier is not None:
-            return [path.name for path in earlier.runs]
-        prompt = stored.file.prompt
-        values = {"preset": preset, "data": {"folder": str(stored.folder), "instance_prompt": prompt}}
-        config = config_from(values, settings)
-        if (planned := plan(config, self.studio.home)).problems:
-            raise ConfigError(planned.problems)
-        runs = create_runs(config, self.studio.home.runs)
-        job = queue.submit("twin" if len(runs) > 1 else "train", [run.path for run in runs], key=key)
-        ensure_worker(self.studio.home)
-        return [path.name for path in job.runs]
+        data = {"folder": str(stored.folder), "instance_prompt": stored.file.prompt}
+        config = config_from({"preset": preset, "data": data}, settings, self.studio.home)
+        return [run.id for run in begin(self.studio, config, key)]
 
     def list_runs(self) -> list[dict[str, Any]]:
         """All runs, the newest first, each as `status` has it."""
-        return [_told(entry.run.id, entry.status) for entry in self.studio.store.list_runs()]
+        return [_told(known.run.id, known.status) for known in known_runs(self.studio.home).all()]
 
     def status(self, run: str) -> dict[str, Any]:
         """`state` (queued, preparing, training, sampling, paused, stopping, stopped, failed, interrupted, finished),
@@ -117,17 +106,11 @@ class Api:
 
         Returns the id of the job.
         """
-        if target not in TARGETS:
-            raise ExplainedError(f"There is no target {target!r}.", f"Choose one of {', '.join(TARGETS)}.")
-        found = self.studio.store.find(run)
-        job = Queue(self.studio.home).submit("export", [found.path], {"target": target})
-        ensure_worker(self.studio.home)
-        return job.id
+        return export(self.studio, self.studio.store.find(run).id, target, key="")
 
     def list_files(self, run: str) -> list[dict[str, Any]]:
         """The run's exported files: `name`, `bytes`, and the address to `download` from."""
-        folder = self.studio.store.find(run).exports_dir
-        files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+        files = [file.path for file in files_of(self.studio.store.find(run))]
         return [{"name": f.name, "bytes": f.stat().st_size, "download": download_url(self.studio, f)} for f in files]
 
     def _uploaded(self, sent: dict[str, Any]) -> tuple[str, Path]:

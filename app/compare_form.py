@@ -138,11 +138,7 @@ def _run(studio: Studio, source: str) -> RunDir | None:
 def _choice(known: Known) -> dict[str, Any]:
     sample = sample_settings(known.run)
     return {
-        "id": known.run.id,
-        "name": known.name,
-        "kind": known.kind,
-        "rank": known.rank,
-        "base": known.base,
+        **known.facts,
         "pair": known.pair,
         "state": known.status.state,
         "reason": _why_not(known),

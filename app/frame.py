@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import gradio as gr
@@ -33,6 +33,11 @@ class Frame:
     tabs: gr.Tabs
     place: gr.Textbox
     run_id: gr.Textbox
+
+    def leads_to(self, event: Callable[..., object], place: str) -> None:
+        """Show a place when a widget sends this event of its own, such as `form.setup`."""
+        outputs = [self.tabs, self.place]
+        event(lambda: (go_to(place), place), outputs=outputs, api_visibility="private", show_progress="hidden")
 
 
 def go_to(place: str) -> gr.Tabs:

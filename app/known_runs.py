@@ -38,6 +38,11 @@ class Known:
     written: int = 0  # when its settings were, in nanoseconds
 
     @property
+    def facts(self) -> dict[str, object]:
+        """What every list of runs says of it."""
+        return {"id": self.run.id, "name": self.name, "kind": self.kind, "rank": self.rank, "base": self.base}
+
+    @property
     def age(self) -> tuple[str, int, str]:
         return self.run.id[:MINUTE], self.written, self.run.id
 

@@ -6,15 +6,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app.draft_set import first_preset
 from app.studio import Studio
 from dora_core.errors import FileFormatError
-from trainer.base_files import look_up
+from trainer.base_files import BaseFacts, look_up
 from trainer.config import RunConfig
 from trainer.config_errors import ConfigError
 from trainer.config_io import config_from
 from trainer.devices import read_driver
 from trainer.presets import Preset, list_presets, preset_folders
 from trainer.speed import expected_speed
+from trainer.twins import configs_of
 from trainer.vram import training_memory
 
 MIB, GIB = 2**20, 2**30
@@ -22,9 +24,14 @@ MIB, GIB = 2**20, 2**30
 
 @lru_cache(maxsize=4)
 def preset_cards(studio: Studio, folder: Path, seen: object) -> list[dict[str, Any]]:
-    """`folder`: the pictures that they would train on; `seen`: changes with the presets and the pictures."""
-    found = list_presets(preset_folders(studio.home)).presets
-    return [_card(studio, preset, folder) for preset in found]
+    """Those that this machine can train first. `folder`: the pictures that they would train on; `seen`: changes with
+    the presets and the pictures."""
+    found = {preset.name: preset for preset in list_presets(preset_folders(studio.home)).presets}
+    first = found.get(first_preset())
+    before = [
+        name for name, preset in found.items() if first and preset.values.get("model") == first.values.get("model")
+    ]
+    return [_card(studio, found[name], folder) for name in dict.fromkeys([*before, *found])]
 
 
 @lru_cache(maxsize=4)
@@ -48,11 +55,13 @@ def _memory(config: RunConfig) -> list[str]:
         base = look_up(config.model.base, config.model.revision)
     except FileFormatError:
         return ["base model missing"]
-    if base.family is None:
-        return []
+    return [f"{size_in_words(memory_on_card(config, base))} VRAM"] if base.family else []
+
+
+def memory_on_card(config: RunConfig, base: BaseFacts) -> int:
+    """Bytes, of a twin run the larger one's; needs a known family."""
     precision = "bf16" if config.train.precision == "auto" else config.train.precision
-    memory = training_memory(config, base, precision, on_card=True)
-    return [f"{size_in_words(memory.peak_bytes)} VRAM"]
+    return max(training_memory(run, base, precision, on_card=True).peak_bytes for run in configs_of(config))
 
 
 def _time(studio: Studio, config: RunConfig) -> list[str]:

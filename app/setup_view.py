@@ -13,7 +13,7 @@ from typing import Any
 from app.draft import Draft, DraftFile
 from app.form import sections
 from app.live import Shown
-from app.preset_cards import broken_presets, in_words, preset_cards, size_in_words
+from app.preset_cards import broken_presets, in_words, memory_on_card, preset_cards, size_in_words
 from app.setup_form import Form, form_of
 from app.start import command, jobs_ahead
 from app.studio import Studio
@@ -91,16 +91,18 @@ def _standing(studio: Studio, draft: str, seen: object) -> Standing:
         told = [Problem("model.base", f"model.base: {base}")] if isinstance(base, str) and base else []
         return Standing(form, base, None, None, (*error.problems, *told))
     try:
-        images = _scan(config.data.folder, signature(config.data.folder), config.data.smallest_side_px,
-                       config.data.longest_ratio)  # fmt: skip
-        planned = plan(config, studio.home, images=images)
+        planned = plan(config, studio.home, look_at=_look_at)
     except OSError as error:  # a file that may not be read, or that went meanwhile
         failure = classify(error)
         return Standing(form, base, config, None, (Problem("", f"{failure.sentence} {failure.fix}"),))
     return Standing(form, base, config, planned, planned.problems)
 
 
-@lru_cache(maxsize=8)
+def _look_at(folder: Path, smallest_side_px: int, longest_ratio: float) -> ImageSet:
+    return _scan(folder, signature(folder), smallest_side_px, longest_ratio)
+
+
+@lru_cache(maxsize=64)
 def _scan(folder: Path, seen: Signature, smallest_side_px: int, longest_ratio: float) -> ImageSet:
     """So that typing does not read every picture again."""
     return scan(folder, smallest_side_px, longest_ratio)
@@ -196,12 +198,19 @@ def _plan(found: Plan | None) -> dict[str, Any] | None:
     seconds, memory, machine = found.seconds, found.memory, found.machine
     return {
         "memory": size_in_words(memory.peak_bytes) if memory else "",
-        "have": f"{size_in_words(machine.memory_bytes)} of {machine.name}",
+        "have": f"{size_in_words(machine.memory_bytes)} of {machine.name}{_elsewhere(found)}",
         "share": memory.peak_bytes / machine.memory_bytes if memory else 0,
         "time": "" if seconds is None else in_words(seconds),
         "disk": size_in_words(found.disk_bytes),
         "free": f"of {size_in_words(found.free_disk_bytes)} free",
         "passes": f"{found.passes:.3g}",
-        "pictures": found.dataset.count,
+        "pictures": found.pictures,
         "rows": [{"title": title, "text": text} for title, text in summary(found)],
     }
+
+
+def _elsewhere(found: Plan) -> str:
+    """Where there is no card, what the cards of the presets say: a driver and kernels are to be held there besides."""
+    if found.machine.is_card or found.base is None or found.base.family is None:
+        return ""
+    return f"; {size_in_words(memory_on_card(found.config, found.base))} on a card"

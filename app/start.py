@@ -9,6 +9,7 @@ from app.draft import Draft, DraftFile, new_key
 from app.form import override, texts_of_config
 from app.setup_form import Form, form_of
 from app.studio import Studio
+from trainer import locks
 from trainer.config import RunConfig
 from trainer.config_errors import ConfigError
 from trainer.failures import ExplainedError
@@ -19,7 +20,8 @@ from trainer.run_dir import RunDir
 from trainer.twins import create_runs
 from trainer.worker import ensure_worker
 
-PATHS = ("data.folder", "data.prior.folder", "model.base", "model.vae")
+LOCK_SECONDS = 20
+PATHS = ("data.folder", "data.more", "data.mask.source", "data.prior.folder", "model.base", "model.vae")
 
 
 def start(studio: Studio, key: str) -> list[RunDir]:
@@ -31,17 +33,16 @@ def start(studio: Studio, key: str) -> list[RunDir]:
     drafts = DraftFile(studio.home)
     begun: list[list[RunDir]] = []
 
-    def begin(draft: Draft) -> Draft:
+    def take(draft: Draft) -> Draft:
         if (earlier := _begun_with(studio, key)) is not None:
             begun.append(earlier)
             return draft if draft.key != key else draft.but(key=new_key())
         if draft.key != key:
             raise ExplainedError("These settings are not what was shown.", "Look at them and press Start again.")
-        begun.append(_create(studio, draft))
+        begun.append(begin(studio, form_of(studio, draft).config(studio), draft.key))
         return draft.but(key=new_key(), note="")
 
-    drafts.change(begin)
-    ensure_worker(studio.home)
+    drafts.change(take)
     return begun[0]
 
 
@@ -62,16 +63,23 @@ def command(studio: Studio, form: Form, config: RunConfig) -> str:
     return shlex.join(["dora-studio", "train", form.preset, *settings, *home])
 
 
-def _create(studio: Studio, draft: Draft) -> list[RunDir]:
-    config = form_of(studio, draft).config(studio)
-    planned = plan(config, studio.home)
-    if not planned.is_ready:
-        raise ConfigError(planned.problems)
-    runs = create_runs(config, studio.home.runs)
-    Queue(studio.home).submit("twin" if len(runs) > 1 else "train", [run.path for run in runs], key=draft.key)
+def begin(studio: Studio, config: RunConfig, key: str) -> list[RunDir]:
+    """The config's runs, created and queued; those that `key` was first sent with, if it is not "" and was sent before.
+
+    Raises ConfigError with every problem.
+    """
+    with locks.hold(studio.home.path / "start.lock", LOCK_SECONDS):
+        if (earlier := _begun_with(studio, key)) is not None:
+            return earlier
+        planned = plan(config, studio.home)
+        if not planned.is_ready:
+            raise ConfigError(planned.problems)
+        runs = create_runs(config, studio.home.runs)
+        Queue(studio.home).submit("twin" if len(runs) > 1 else "train", [run.path for run in runs], key=key)
+    ensure_worker(studio.home)
     return runs
 
 
 def _begun_with(studio: Studio, key: str) -> list[RunDir] | None:
     jobs = (entry.job for entry in Queue(studio.home).list_jobs())
-    return next((list(map(RunDir, job.runs)) for job in jobs if job.key == key), None)
+    return next((list(map(RunDir, job.runs)) for job in jobs if key and job.key == key), None)

@@ -89,7 +89,7 @@ def from_checkpoint(
         base_model=named,
         base_model_sha256=base.sha256,
         prediction=look_up(named).prediction or "epsilon",
-        trigger_phrase=config.data.instance_prompt or None,
+        trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
         provenance={"steps": str(checkpoint.step)},
     )
     return AdapterSource(f"{run.id}-{checkpoint.step:06d}", read_state(checkpoint.folder / ADAPTER), base, about)

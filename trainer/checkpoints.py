@@ -28,6 +28,7 @@ from dora_core.families import neutral_name
 from dora_core.header import read_header
 from dora_core.state import AdapterState, FullWeights, Layer, LayerWeights
 from dora_core.tensorfile import write_tensors
+from trainer.config_errors import SETTINGS
 from trainer.disk import require_free
 from trainer.failures import ResumeRefusedError
 from trainer.faults import crash_point
@@ -143,7 +144,13 @@ def load_weights(adapters: Mapping[str, Adapter], state: AdapterState) -> None:
 
 
 def check_identity(saved: Mapping[str, object], wanted: Mapping[str, object]) -> None:
-    """Raises ResumeRefusedError naming the first setting in which two identities differ."""
+    """Raises ResumeRefusedError naming the first setting in which two identities differ.
+
+    A setting that did not exist when the checkpoint was made had what is its default now.
+    """
+    saved = {name: SETTINGS[name].default for name in wanted.keys() - saved.keys() if name in SETTINGS} | dict(saved)
+    if (gamma := saved.pop("train.min_snr_gamma", None)) is not None:  # as config.renewed has it
+        saved |= {"loss.weighting": "min-snr", "loss.min_snr_gamma": gamma}
     for name in [*wanted, *saved.keys() - wanted.keys()]:
         if saved.get(name) != wanted.get(name):
             raise ResumeRefusedError(name, saved.get(name), wanted.get(name))

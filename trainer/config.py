@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from trainer.config_data import DataConfig
 from trainer.config_sections import (
     AdapterConfig,
-    DataConfig,
+    LossConfig,
     ModelConfig,
+    NoiseConfig,
     OptimConfig,
     SampleConfig,
     SaveConfig,
@@ -34,6 +36,8 @@ class RunConfig(Section):
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    loss: LossConfig = LossConfig()
+    noise: NoiseConfig = NoiseConfig()
     sample: SampleConfig = SampleConfig()
     save: SaveConfig = SaveConfig()
 
@@ -66,6 +70,52 @@ class RunConfig(Section):
                 "layer: set adapter.targets to attention-mlp-conv or take adapter.conv_rank out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _loss_settings_need_the_loss_that_has_them(self) -> RunConfig:
+        loss = self.loss
+        if loss.min_snr_gamma is not None and loss.weighting not in ("min-snr", "soft-min-snr"):
+            raise ValueError(
+                f"loss.min_snr_gamma is {loss.min_snr_gamma:g}, but loss.weighting is {loss.weighting}: set that to "
+                "min-snr or soft-min-snr, or take the gamma out"
+            )
+        for name, value in (("delta", loss.delta), ("delta_schedule", loss.delta_schedule)):
+            if loss.kind == "l2" and value not in (None, "constant"):
+                raise ValueError(
+                    f"loss.{name} is {value}, but loss.kind is l2, which has none: set that to huber or smooth-l1, or "
+                    f"take loss.{name} out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _timesteps_need_a_range_and_the_distribution_that_has_the_settings(self) -> RunConfig:
+        noise = self.noise
+        first, last = noise.timestep_range
+        if first >= last:
+            raise ValueError(
+                f"noise.timestep_range is [{first:g}, {last:g}], which leaves no timestep: give the lower end first"
+            )
+        if noise.timestep_location is not None and noise.timesteps != "logit-normal":
+            raise ValueError(
+                f"noise.timestep_location is {noise.timestep_location:g}, but noise.timesteps is {noise.timesteps}: "
+                "set that to logit-normal or take the location out"
+            )
+        if noise.timestep_scale is not None and noise.timesteps == "uniform":
+            raise ValueError(
+                f"noise.timestep_scale is {noise.timestep_scale:g}, but noise.timesteps is uniform: set that to "
+                "logit-normal or mode, or take the scale out"
+            )
+        return self
+
+
+def renewed(values: dict[str, Any]) -> dict[str, Any]:
+    """What a file says, older names replaced: train.min_snr_gamma chose the weighting before there were others."""
+    train = values.get("train")
+    if not isinstance(train, dict) or "min_snr_gamma" not in train:
+        return values
+    others = {name: value for name, value in train.items() if name != "min_snr_gamma"}
+    loss = {"weighting": "min-snr", "min_snr_gamma": train["min_snr_gamma"]} | values.get("loss", {})
+    return values | {"train": others, "loss": loss}
 
 
 _NO_TEXT_ENCODER = "but adapter.text_encoder is false: set that to true or take this setting out"

@@ -6,7 +6,6 @@ refuse keys that are not declared. A setting that may be absent is None by defau
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +16,11 @@ from dora_core.spec import Form, Kind, NormAxis, NormGradient
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PredictionChoice = Literal["auto", "epsilon", "v"]
 ScheduleKind = Literal["cosine", "constant"]
+Weighting = Literal["none", "min-snr", "soft-min-snr", "debiased", "p2"]
+LossKind = Literal["l2", "huber", "smooth-l1"]
+DeltaSchedule = Literal["constant", "snr"]
+TimestepDistribution = Literal["uniform", "logit-normal", "mode"]
+Share = Annotated[float, Field(ge=0, le=1)]
 PicturePixels = Annotated[int, Field(ge=32, le=4096, multiple_of=8)]
 
 
@@ -43,76 +47,6 @@ class ModelConfig(Section):
         default=None,
         title="Zero terminal SNR",
         description="Whether the last timestep of the noise schedule is pure noise; absent: as the model's files say.",
-    )
-
-
-class PriorConfig(Section):
-    """Prior preservation: pictures of the class, made by the base model, keep it from forgetting the class."""
-
-    class_prompt: str = Field(
-        min_length=1, title="Class prompt", description="What the subject is one of, such as 'a dog'."
-    )
-    count: int = Field(
-        default=100,
-        ge=1,
-        le=10_000,
-        title="Class pictures",
-        description="How many there should be; missing ones are generated.",
-    )
-    weight: float = Field(
-        default=1.0,
-        gt=0,
-        le=10,
-        title="Weight of the class",
-        description="Of the class pictures' loss beside the subject's.",
-    )
-    folder: Path | None = Field(
-        default=None,
-        title="Class folder",
-        description="Where class pictures lie or are put; absent: one of this base model and prompt, shared by runs.",
-    )
-
-
-class DataConfig(Section):
-    folder: Path = Field(title="Pictures", description="The folder of pictures, captions beside them.")
-    instance_prompt: str = Field(
-        default="",
-        title="Prompt of the set",
-        description="What every picture without a caption file of its own is called.",
-    )
-    resolution_px: PicturePixels = Field(
-        default=512,
-        title="Resolution",
-        description="Side of a square with as many pixels as a training picture has, about.",
-    )
-    bucket_step_px: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = Field(
-        default=64, title="Bucket step", description="Training pictures' sides are multiples of this."
-    )
-    bucket_ratio: float = Field(
-        default=2.0, ge=1, le=4, title="Longest bucket", description="Longest side by shortest; 1: squares only."
-    )
-    smallest_side_px: int = Field(
-        default=64,
-        ge=1,
-        le=4096,
-        title="Smallest side",
-        description="Pictures with a shorter side are left out, by name.",
-    )
-    longest_ratio: float = Field(
-        default=4.0,
-        ge=1,
-        le=100,
-        title="Longest picture",
-        description="Pictures longer than this for their width are left out.",
-    )
-    background: str = Field(
-        default="#ffffff",
-        pattern="^#[0-9a-fA-F]{6}$",
-        title="Background",
-        description="Colour below transparent pictures, as #rrggbb.",
-    )
-    prior: PriorConfig | None = Field(
-        default=None, title="Prior preservation", description="Class pictures that are trained along; absent: none."
     )
 
 
@@ -237,13 +171,6 @@ class TrainConfig(Section):
         title="Save memory",
         description="Compute activations twice instead of keeping them: slower, smaller.",
     )
-    min_snr_gamma: float | None = Field(
-        default=None,
-        gt=0,
-        le=100,
-        title="Min-SNR gamma",
-        description="Weigh timesteps by min(SNR, gamma); absent: all alike.",
-    )
     text_encoder_stop: float = Field(
         default=1.0,
         gt=0,
@@ -259,6 +186,90 @@ class TrainConfig(Section):
     )
     twin: bool = Field(
         default=False, title="Twin runs", description="Train LoRA and DoRA as a pair that differs in nothing else."
+    )
+
+
+class LossConfig(Section):
+    """What is minimised; trainer/objective.py has the equations."""
+
+    weighting: Weighting = Field(
+        default="none",
+        title="Weighting",
+        description="How much a timestep counts by its ratio of signal to noise; none: all alike.",
+    )
+    min_snr_gamma: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        title="Min-SNR gamma",
+        description="Weigh timesteps by min(SNR, gamma), or its soft form; absent: 5.",
+    )
+    kind: LossKind = Field(
+        default="l2",
+        title="Loss",
+        description="l2: the squared error; huber and smooth-l1 count large errors less, which forgives odd pictures.",
+    )
+    delta: float | None = Field(
+        default=None,
+        gt=0,
+        le=10,
+        title="Delta",
+        description="From which error on huber and smooth-l1 grow like a straight line; absent: 0.1.",
+    )
+    delta_schedule: DeltaSchedule = Field(
+        default="constant",
+        title="Delta by noise",
+        description="snr: delta is 1 where there is no noise and falls to its value where there is only noise.",
+    )
+
+
+class NoiseConfig(Section):
+    """Which noise pictures are trained with, and how much of it; trainer/noise.py has the equations."""
+
+    timesteps: TimestepDistribution = Field(
+        default="uniform",
+        title="Timesteps",
+        description="How they are drawn: uniform, or logit-normal or mode, which favour the middle.",
+    )
+    timestep_location: float | None = Field(
+        default=None,
+        ge=-5,
+        le=5,
+        title="Location",
+        description="Of logit-normal: below 0 favours little noise, above 0 much; absent: 0.",
+    )
+    timestep_scale: float | None = Field(
+        default=None,
+        gt=0,
+        le=1.75,
+        title="Scale",
+        description="Spread of logit-normal; how much mode favours the middle; absent: 1.",
+    )
+    timestep_range: tuple[Share, Share] = Field(
+        default=(0.0, 1.0),
+        title="Range of timesteps",
+        description="From and to which share of the schedule; 0 is the picture, 1 noise alone.",
+    )
+    offset: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        title="Noise offset",
+        description="One more value of noise per picture and channel, for darker and brighter pictures; 0.05 is usual.",
+    )
+    pyramid: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Pyramid noise",
+        description="Coarser noise on top, each level half as fine and weaker by this factor; 0: none, 0.3 is usual.",
+    )
+    perturbation: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        title="Input perturbation",
+        description="Noise that goes in and is not to be predicted, as errors of earlier steps do; 0.1 is usual.",
     )
 
 

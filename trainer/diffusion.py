@@ -1,4 +1,4 @@
-"""The arithmetic of a training step: noise schedule, noising, target, weighting, loss. Pure functions, in float32.
+"""The arithmetic of a training step: noise schedule, noising, target, loss. Pure functions, in float32.
 
 Notation: a = alpha_bar_t, the share of the picture's variance that is left at timestep t; SNR = a / (1 - a).
 """
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
@@ -66,23 +65,11 @@ def prediction_target(latents: Tensor, noise: Tensor, alpha_bar: Tensor, predict
     return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
 
 
-def min_snr_weight(alpha_bar: Tensor, gamma: float | None, prediction: Prediction) -> Tensor:
-    """Min-SNR-gamma (arXiv 2303.09556, section 3.4): min(SNR, gamma) on the error of x_0, put onto that of eps or v.
-
-    epsilon:  min(SNR, gamma) / SNR        = min(1, gamma (1 - a) / a), and so 1 at zero SNR
-    v:        min(SNR, gamma) / (SNR + 1)  = min(a, gamma (1 - a)), and so 0 at zero SNR, like x_0's weight
-
-    None: no weighting, 1 everywhere.
-    """
-    if gamma is None:
-        return torch.ones_like(alpha_bar)
-    capped = gamma * (1 - alpha_bar)
-    if prediction == "v":
-        return torch.minimum(alpha_bar, capped)
-    return (capped / alpha_bar).clamp(max=1)
+def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Of every value, in float32: (batch, c, h, w), as both are. What weighs pixels is multiplied onto this."""
+    return (predicted.float() - target.float()).square()
 
 
-def diffusion_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean over the batch of weight * mean squared error; predicted, target: (batch, c, h, w)."""
-    error = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
-    return (weight.flatten() * error).mean()
+def diffusion_loss(error: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the batch of weight * mean error of a picture; error: (batch, c, h, w)."""
+    return (weight.flatten() * error.mean(dim=(1, 2, 3))).mean()

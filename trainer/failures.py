@@ -105,7 +105,7 @@ FREE_DISK = (
 DRIVER = "`dora-studio doctor` tells which driver or torch build belongs here and how to get it."
 
 ROWS = (
-    # torch reports a lack of graphics memory under several names, some of them from the libraries below it
+    # torch reports a lack of memory under several names, some of them from libraries below it (oneDNN: "primitive")
     Row("out of memory", "OutOfMemoryError", "", "The graphics card ran out of memory.", LESS_MEMORY),
     Row(
         "out of memory", "RuntimeError",
@@ -114,7 +114,8 @@ ROWS = (
     ),
     Row(
         "out of memory", "RuntimeError OSError",
-        r"can't allocate memory|not enough memory|cannot allocate memory|paging file is too small|WinError 1455",
+        r"can't allocate memory|not enough memory|cannot allocate memory|paging file is too small|WinError 1455"
+        r"|could not create a (primitive|memory)$",
         "The computer ran out of memory.",
         "Close other programs or enlarge the page file. " + LESS_MEMORY,
     ),

@@ -1,28 +1,26 @@
-"""What a run leaves when all its steps are done: its adapter in every file that its kind needs, each proven."""
+"""The adapter of a run as files in its exports, each proven: those its kind needs, or those somebody asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dora_core.spec import Form
 from trainer.events import EventLog, Exported, PhaseName, Warned
 from trainer.export import Exported as ProvenFile
 from trainer.export import UnprovenError
-from trainer.export_targets import ExportTarget, finishing_targets
+from trainer.export_targets import ExportTarget
 from trainer.run_dir import RunDir
 
 Export = Callable[[ExportTarget, Path], ProvenFile]
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
 
 
-def export_all(run: RunDir, form: Form, stem: str, export: Export, report: Report) -> None:
+def export_all(run: RunDir, targets: Sequence[ExportTarget], stem: str, export: Export, report: Report) -> None:
     """Files named `stem` and the target's ending in the run's exports; an event for each, a warning for one that fails.
 
     Raises UnprovenError where all do, and whatever `report` raises between two of them.
     """
-    events, targets = EventLog(run.events_file), finishing_targets(form)
-    unproven: list[UnprovenError] = []
+    events, unproven = EventLog(run.events_file), list[UnprovenError]()
     for done, target in enumerate(targets):
         report("exporting", done, len(targets))
         try:

@@ -43,6 +43,18 @@ def magnitude_drift(adapters: Mapping[str, Adapter]) -> float | None:
     return float(torch.cat(changes).mean()) if changes else None
 
 
+@torch.no_grad()
+def relative_change(adapters: Mapping[str, Adapter]) -> float:
+    """norm(W' - W0) / norm(W0), all adapted weights together."""
+    changed, original = 0.0, 0.0
+    for adapter in adapters.values():
+        for layer in adapter.layers.values():
+            weight = layer.original_weight.float()
+            changed += float((layer.merged_weight() - weight).square().sum())
+            original += float(weight.square().sum())
+    return (changed / original) ** 0.5
+
+
 def _block(part: str, name: str) -> str:
     first, second, *_ = name.split(".")
     if part != "unet":

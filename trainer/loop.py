@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from trainer.failures import DivergedError
+from trainer.noise import draw
+from trainer.optim import named_parameters
 from trainer.seeds import seed_of
-from trainer.step import draw
 from trainer.training import Training
 from trainer.watch import Watch
 
@@ -38,6 +41,7 @@ def train(training: Training, watch: Watch) -> Ending:
     """
     progress = training.progress
     watch.sample_if_missing(training)
+    training.team.tell("go")
     while progress.step < training.steps:
         begun = time.perf_counter()
         outcome = take_step(training, progress.step + 1)
@@ -54,6 +58,7 @@ def train(training: Training, watch: Watch) -> Ending:
         if watch.is_stop_asked(progress.step):
             watch.save(training)
             return "stopped"
+        training.team.tell("go")
     return "finished"
 
 
@@ -62,6 +67,8 @@ def take_step(training: Training, step: int) -> Outcome:
     training.rates.apply(training.optimizer, step)
     loss, pictures = accumulate_gradients(training, step)
     reason = update_weights(training, loss)
+    if reason:
+        pictures = training.team.collect(pictures)
     progress = training.progress
     progress.step = step
     progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if reason else 0
@@ -71,20 +78,26 @@ def take_step(training: Training, step: int) -> Outcome:
 
 
 def accumulate_gradients(training: Training, step: int) -> tuple[float, tuple[str, ...]]:
-    """Mean loss of the step's batches and the pictures in them; their gradients are summed up in the parameters."""
+    """Mean loss of the step's batches, and the pictures of those that this process takes.
+
+    The gradients of all, those of other processes too, are summed up in the parameters.
+    """
     training.optimizer.zero_grad()
     timesteps = len(training.denoiser.schedule.alphas_bar)
-    total, pictures = 0.0, list[str]()
-    for micro in range(training.accumulation):
+    losses, pictures = list[Tensor](), list[str]()
+    for micro in training.team.share(training.accumulation):
         for dataset in training.datasets:
             batch = dataset.batch((step - 1) * training.accumulation + micro)
             names = (training.seed, step, micro, dataset.purpose)
             torch.manual_seed(seed_of(*names, "dropout"))  # layers draw their dropout from the global generator
-            loss = training.denoiser.loss(batch, draw(batch, timesteps, *names, "noise"))
+            loss = training.denoiser.loss(
+                batch, draw(batch.latents.shape, timesteps, training.noise, *names, "noise")
+            ).weighted
             loss = loss * (dataset.weight / training.accumulation)
             training.scaler.scale(loss).backward()
-            total += loss.detach()
+            losses.append(loss.detach())
             pictures += batch.names
+    total = training.team.add_up(named_parameters(training.adapters).values(), reduce(torch.add, losses))
     return float(total), tuple(dict.fromkeys(pictures))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from trainer.config import renewed
 from trainer.config_errors import ConfigError, Problem
 from trainer.config_sections import Section
 from trainer.home import Home
@@ -94,7 +95,7 @@ def find_preset(name: str, folders: Sequence[Path]) -> Preset:
 def read_preset(path: Path) -> Preset:
     """The preset in a file; raises ConfigError."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = renewed(tomllib.loads(path.read_text(encoding="utf-8")))
         return Preset(path.stem, PresetHead.model_validate(values.pop("preset", {})), values)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([Problem("", f"{path.name} is no valid TOML, {error}: correct that place")]) from None

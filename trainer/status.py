@@ -52,6 +52,7 @@ PHASES: dict[PhaseName, tuple[State, str, str]] = {
     "exporting": ("training", "Writing the adapter file and checking it", "this file"),
 }
 LIVE: frozenset[State] = frozenset({"preparing", "training", "sampling", "stopping", "paused"})
+ENDED: frozenset[State] = frozenset({"stopped", "failed", "finished"})
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def fold(events: Sequence[Event], metrics: Sequence[StepMetrics], outside: Outsi
     for event in events:
         status = _after(status, event)
     status = _with_numbers(status, metrics)
-    if outside.is_locked:
+    if outside.is_locked and status.state not in ENDED:  # whose process lets go in a moment
         status = _live(status, outside)
         heard = (
             silence(events, metrics, status.phase, status.seconds_per_step, outside.clock) if outside.clock else None
@@ -194,8 +195,8 @@ def _with_numbers(status: RunStatus, metrics: Sequence[StepMetrics]) -> RunStatu
 
 
 def _live(status: RunStatus, outside: Outside) -> RunStatus:
-    if not status.is_live:  # the process has the lock and has not said anything yet
-        return RunStatus("preparing", message="Starting", saved_step=status.saved_step)
+    if status.state == "new":  # the process has the lock and has not said anything yet
+        return RunStatus("preparing", message="Starting")
     if outside.stop_requested:
         return replace(status, state="stopping", message=f"Stopping after {PHASES[status.phase][2]}")
     return status
@@ -214,7 +215,7 @@ def _with_silence(status: RunStatus, heard: Silence) -> RunStatus:
 
 
 def _ended(status: RunStatus, exit: ExitRecord | None) -> RunStatus:
-    if status.state in ("stopped", "failed", "finished"):
+    if status.state in ENDED:
         return status
     if status.state == "new":
         return replace(status, state="failed", message=exit.sentence, fix=exit.fix) if exit else status

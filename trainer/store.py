@@ -126,7 +126,7 @@ class Store:
 
     def _refuse_if_busy(self, run: RunDir) -> None:
         status = self.status(run)
-        if status.is_live or status.state == "queued":
+        if status.is_live or status.state == "queued" or run.is_locked():
             raise ExplainedError(
                 f"{run.id} cannot be thrown away: it is {status.state}.",
                 "Stop it first, or take it off the queue.",

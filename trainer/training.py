@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -13,9 +13,12 @@ from torch.optim import AdamW
 from dora_core.adapter import Adapter
 from dora_core.families import neutral_name
 from dora_core.state import AdapterState
+from trainer.config_sections import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
+from trainer.noise import Draw
 from trainer.optim import RatePlan
-from trainer.step import Denoiser, Draw
+from trainer.step import Denoiser
+from trainer.team import ALONE, Team
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Training:
     clip_norm: float
     datasets: tuple[Dataset, ...]
     denoiser: Denoiser
+    noise: NoiseConfig
     models: Mapping[str, nn.Module]
     adapters: Mapping[str, Adapter]
     optimizer: AdamW
@@ -62,6 +66,7 @@ class Training:
     scaler: torch.amp.GradScaler
     validation: Validation
     identity: Mapping[str, object]
+    team: Team = ALONE
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> AdapterState:
@@ -83,10 +88,9 @@ class Training:
 
 def validation_loss(training: Training) -> float:
     """Mean loss, all timesteps alike, on the fixed pictures."""
-    denoiser = replace(training.denoiser, min_snr_gamma=None)
     with training.evaluating():
-        losses = [denoiser.loss(batch, fixed) for batch, fixed in training.validation.batches]
-    return float(torch.stack(losses).mean())
+        errors = [training.denoiser.loss(batch, fixed).errors for batch, fixed in training.validation.batches]
+    return float(torch.stack(errors).mean())
 
 
 def is_finite(adapters: Mapping[str, Adapter]) -> bool:

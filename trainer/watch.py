@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.alarms import Alarms
 from trainer.checkpoints import CheckpointStore
 from trainer.events import (
     Event,
@@ -30,6 +31,7 @@ from trainer.health import magnitude_drift, update_norms
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir
 from trainer.sampling import samples_folder
+from trainer.team import ALONE, Team
 from trainer.training import Every, Training, is_finite, validation_loss
 
 PAUSE_SECONDS = 0.2
@@ -47,7 +49,10 @@ def answer_stop(run: RunDir) -> None:
 
 @dataclass(frozen=True)
 class Watch:
-    """`draw`: the samples of a run into a folder, reporting each; `peak_mib`: highest use of the card's memory."""
+    """`draw`: the samples of a run into a folder, reporting each; `peak_mib`: highest use of the card's memory.
+
+    Of the first process of the run's `team`; while it is busy here it tells the others to wait.
+    """
 
     run: RunDir
     store: CheckpointStore
@@ -56,7 +61,9 @@ class Watch:
     bar: ProgressBar
     save_every: Every
     sample_every: Every
+    team: Team = ALONE
     seconds: list[float] = field(default_factory=list)  # of this process' steps
+    alarms: Alarms = field(default_factory=Alarms)
 
     def event(self, event: Event) -> None:
         EventLog(self.run.events_file).append(event)
@@ -88,6 +95,8 @@ class Watch:
         )
         MetricsLog(self.run.metrics_file).append(row)
         crash_point("metrics.appended")
+        if alarm := self.alarms.heed(row):
+            self.warn(alarm)
         self.bar.advance(progress.step, loss, self.median_seconds)
 
     @property
@@ -154,6 +163,7 @@ class Watch:
             if self.run.requested("save") or self.run.requested("sample"):
                 self._answer_requests(training)
                 self.event(Paused(step=step))
+            self.team.tell("wait")
             time.sleep(PAUSE_SECONDS)
         self.event(Resumed(step=step))
 
@@ -176,6 +186,7 @@ class Watch:
 
     def _report_picture(self, done: int, total: int) -> None:
         answer_stop(self.run)
+        self.team.tell("wait")
         self.phase("sampling", done, total)
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from app import adapters_view
-from app.frame import Frame, go_to
+from app.frame import Frame
 from app.live import Live
 from app.widgets.widget import widget
 
@@ -17,10 +17,5 @@ def build(frame: Frame, tab: gr.Tab) -> list[Live]:
             files = widget("adapters", label="Adapters", shared=shared)
         with gr.Column(scale=4, min_width=300):
             widget("what-is", {}, label="What is this file?", shared=shared)
-    files.setup(
-        lambda: (go_to("setup"), "setup"),
-        outputs=[frame.tabs, frame.place],
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    frame.leads_to(files.setup, "setup")
     return [Live(files, adapters_view.view, "adapters")]

@@ -8,7 +8,7 @@ import gradio as gr
 
 from app.compare_form import choices, jobs
 from app.comparisons import entries
-from app.frame import Frame, go_to
+from app.frame import Frame
 from app.live import Live, Shown
 from app.studio import Studio
 from app.widgets.widget import widget
@@ -21,12 +21,7 @@ def build(frame: Frame, tab: gr.Tab) -> list[Live]:
             form = widget("compare", label="Compare", shared=shared)
         with gr.Column(scale=8, min_width=320):
             widget("comparison", {}, label="Comparison", shared=shared)
-    form.setup(
-        lambda: (go_to("setup"), "setup"),
-        outputs=[frame.tabs, frame.place],
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    frame.leads_to(form.setup, "setup")
     return [Live(form, view, "compare")]
 
 

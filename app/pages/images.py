@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from app import set_view
-from app.frame import Frame, go_to
+from app.frame import Frame
 from app.image_sets import ImageSets
 from app.live import Live, Shown
 from app.widgets.widget import to_json, widget
@@ -32,12 +32,7 @@ def build(frame: Frame, tab: gr.Tab) -> list[Live]:
 
     for each in widgets.values():
         each.changed(fresh, outputs=list(widgets.values()), api_visibility="private", show_progress="hidden")
-    widgets["sets"].setup(
-        lambda: (go_to("setup"), "setup"),
-        outputs=[frame.tabs, frame.place],
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    frame.leads_to(widgets["sets"].setup, "setup")
     return [Live(each, VIEWS[name], "images") for name, each in widgets.items()]
 
 

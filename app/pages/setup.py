@@ -12,9 +12,9 @@ from app.widgets.widget import widget
 
 def build(frame: Frame, tab: gr.Tab) -> list[Live]:
     form = widget("setup", label="Settings of the run", shared="sets-shared")
-    settings = {"api_visibility": "private", "show_progress": "hidden"}
-    form.started(_started, outputs=[frame.tabs, frame.place, frame.run_id], **settings)
-    form.pictures(lambda: (go_to("images"), "images"), outputs=[frame.tabs, frame.place], **settings)
+    shown = [frame.tabs, frame.place, frame.run_id]
+    form.started(_started, outputs=shown, api_visibility="private", show_progress="hidden")
+    frame.leads_to(form.pictures, "images")
     return [Live(form, setup_view.view, "setup")]
 
 

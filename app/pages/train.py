@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from app import train_view
-from app.frame import Frame, go_to
+from app.frame import Frame
 from app.live import Live
 from app.widgets.widget import widget
 
@@ -19,9 +19,9 @@ def build(frame: Frame, tab: gr.Tab) -> list[Live]:
             log = widget("run-log", label="Log", shared="sets-shared")
         with gr.Column(scale=5, min_width=320, elem_id="train-right"):
             samples = widget("sample-matrix", label="Samples", shared="sets-shared")
-    settings = {"api_visibility": "private", "show_progress": "hidden"}
-    card.other(_other, outputs=frame.run_id, trigger_mode="multiple", **settings)
-    card.place(_place, outputs=[frame.tabs, frame.place], **settings)
+    card.other(_other, outputs=frame.run_id, trigger_mode="multiple", api_visibility="private", show_progress="hidden")
+    frame.leads_to(card.pictures, "images")
+    frame.leads_to(card.setup, "setup")
     return [
         Live(card, train_view.card, "train"),
         Live(chart, train_view.chart, "train"),
@@ -33,8 +33,3 @@ def build(frame: Frame, tab: gr.Tab) -> list[Live]:
 
 def _other(event: gr.EventData) -> str:
     return str(event._data["run"])  # where Gradio puts a custom event's data
-
-
-def _place(event: gr.EventData) -> tuple[gr.Tabs, str]:
-    place = "setup" if event._data["place"] == "setup" else "images"
-    return go_to(place), place

@@ -156,10 +156,11 @@ const updateGroup = (group, run) => {
   group.querySelector('h3').textContent = run.name;
   group.querySelector('.about').textContent = [run.id, run.axis ? `${run.axis} axis` : '', run.rank ? `rank ${run.rank}` : '', run.base].filter(Boolean).join(' · ');
   const select = group.querySelector('.export select');
-  const drawn = JSON.stringify(run.targets);
-  if (select.dataset.drawn !== drawn) {
-    select.replaceChildren(...run.targets.map((each) => make('option', { value: each.name, textContent: each.title })));
-    select.dataset.drawn = drawn;
+  const names = run.targets.map((each) => each.name).join();
+  if (select.dataset.names !== names) {
+    const wanted = run.targets.find((each) => !each.is_there);
+    select.replaceChildren(...run.targets.map((each) => make('option', { value: each.name, textContent: each.title, selected: each === wanted })));
+    select.dataset.names = names;
     where(group);
   }
   group.querySelector('.export').hidden = !run.targets.length;

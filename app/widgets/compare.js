@@ -5,7 +5,7 @@ const told = part('.told');
 const newKey = () => [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 // What is typed outlives a refresh; each tab has its own.
 const kept = JSON.parse(sessionStorage.getItem('compare') ?? 'null');
-const asked = kept ?? { sources: null, key: newKey() }; // sources: null until somebody chose or the twins were found
+const asked = kept ?? { sources: null, key: newKey() }; // sources: null until somebody touched the form
 const keep = () => sessionStorage.setItem('compare', JSON.stringify(asked));
 for (const name of FIELDS) form.elements[name].value = asked[name] ?? '';
 
@@ -27,10 +27,12 @@ const preselected = (runs) => {
   const ids = (twins ?? able.slice(0, 1)).map((run) => [run.kind === 'lora' ? 0 : 1, run.id]);
   return ids.sort((a, b) => a[0] - b[0]).map(([, id]) => id);
 };
+// A twin that finishes after the other is chosen too, as long as nobody has said what is wanted.
+const sources = () => asked.sources ?? preselected(data?.runs ?? []);
 const sourceBox = (source, className) => {
   const box = make('input', { type: 'checkbox', className, value: source });
   box.addEventListener('change', () => {
-    asked.sources = box.checked ? [...(asked.sources ?? []), source] : asked.sources.filter((each) => each !== source);
+    asked.sources = box.checked ? [...sources(), source] : sources().filter((each) => each !== source);
     edited();
   });
   return box;
@@ -41,28 +43,29 @@ const newRun = (run) => {
 };
 const updateRun = (row, run) => {
   const whole = row.querySelector('.whole');
-  whole.disabled = Boolean(run.reason) && !asked.sources?.includes(run.id);
+  whole.disabled = Boolean(run.reason) && !sources().includes(run.id);
   row.querySelector('label > span').textContent = run.name;
   row.title = run.id;
   row.querySelector('.about').textContent = run.reason || [run.base, `rank ${run.rank}`, run.pair ? 'twin' : ''].filter(Boolean).join(' · ');
   keyed(row.querySelector('.steps'), run.checkpoints, String, (step) => make('label', {}, sourceBox(`${run.id}@${step}`, 'step'), `step ${step}`));
-  for (const box of row.querySelectorAll('input')) box.checked = Boolean(asked.sources?.includes(box.value));
+  for (const box of row.querySelectorAll('input')) box.checked = sources().includes(box.value);
 };
 const hints = () => {
-  const first = data.runs.find((run) => asked.sources?.some((source) => source.split('@')[0] === run.id));
+  const first = data.runs.find((run) => sources().some((source) => source.split('@')[0] === run.id));
   form.elements.prompts.placeholder = first?.prompts.length ? `as the run's samples:\n${first.prompts.join('\n')}` : 'as the samples of the first run';
   for (const name of ['seeds', 'steps', 'guidance']) form.elements[name].placeholder = first ? String(first.drawn[name]) : 'as the run';
 };
 
 let resting = 0;
 let counted = 0;
-const edited = () => { keep(); hints(); clearTimeout(resting); resting = setTimeout(count, AT_REST_MS); };
+const edited = () => { if (data) { asked.sources ??= sources(); hints(); } keep(); clearTimeout(resting); resting = setTimeout(count, AT_REST_MS); };
 const tell = (text, isBad = false) => { told.textContent = text; told.dataset.bad = String(isBad); };
-const body = () => ({ ...Object.fromEntries(FIELDS.map((name) => [name, asked[name] ?? ''])), sources: asked.sources ?? [], key: asked.key });
+const body = () => ({ ...Object.fromEntries(FIELDS.map((name) => [name, asked[name] ?? ''])), sources: sources(), key: asked.key });
 const count = async () => {
   const number = ++counted;
+  known = sources().join();
   const button = part('.draw');
-  if (!asked.sources?.length && !asked.files?.trim()) { button.disabled = true; tell('Choose runs, or give adapter files.'); return; }
+  if (!sources().length && !asked.files?.trim()) { button.disabled = true; tell('Choose runs, or give adapter files.'); return; }
   try {
     const { pictures, rows, columns } = await post('/compare/count', body());
     if (number !== counted) return;
@@ -99,13 +102,12 @@ const newMade = (made) => {
 };
 const mark = () => { for (const item of part('.made ul').children) item.firstElementChild.setAttribute('aria-current', String(item.dataset.key === chosen)); };
 part('.setup').addEventListener('click', () => trigger('setup'));
-let isFirst = true;
+let known = null; // the sources whose pictures were counted, before any: null
 show((next) => {
   data = next;
   const { runs, made, jobs } = data;
   const able = runs.some((run) => !run.reason || run.checkpoints.length);
   part('.empty').hidden = able || made.length > 0;
-  if (asked.sources === null && able) { asked.sources = preselected(runs); keep(); }
   keyed(part('.runs'), runs, (run) => run.id, newRun, updateRun);
   keyed(part('.jobs'), jobs, (job) => job.id, (job) => newJob(job, (id) => post('/compare/end', { id })), (item, job) => jobLine(item, job, 'Drawing'));
   keyed(part('.made ul'), made, (each) => each.key, newMade);
@@ -115,9 +117,6 @@ show((next) => {
   else if (document.chosenComparison !== chosen) choose(chosen);
   mark();
   hints();
-  if (isFirst) {
-    isFirst = false;
-    part('.new').open = !(made.length && matchMedia('(max-width: 900px)').matches);
-    count();
-  }
+  if (known === null) part('.new').open = !(made.length && matchMedia('(max-width: 900px)').matches);
+  if (known !== sources().join()) count();
 });

@@ -8,9 +8,11 @@ const lines = () => [...data.curves, ...[...laid.values()].filter((curve) => !da
 const css = (name) => getComputedStyle(part('.panel')).getPropertyValue(name).trim() || '#888';
 // The step in the middle of a bucket.
 const at = (curve, place) => Math.min((place + 0.5) * curve.width + 0.5, curve.steps);
-// Exponential mean over steps, without the pull to its start; a bucket of w steps weighs as w steps do.
+// Exponential mean over steps, without the pull to its start; a bucket of w steps weighs as w steps do. Over an eighth of
+// a run at most, since a mean over more lags behind a loss that falls.
 const smoothed = (curve) => {
-  const keep = (1 - 10 ** (-3 * smooth.value)) ** curve.width;
+  const span = Math.max(1, Math.min(10 ** (3 * smooth.value), curve.steps * smooth.value / 8));
+  const keep = (1 - 1 / span) ** curve.width;
   let sum = 0, weight = 0;
   return curve.mean.map((value) => {
     if (value !== null) { sum = keep * sum + (1 - keep) * value; weight = keep * weight + (1 - keep); }

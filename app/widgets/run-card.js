@@ -56,8 +56,8 @@ element.addEventListener('click', async (event) => {
   if (button.dataset.run) trigger('other', { run: button.dataset.run });
   else if (button.dataset.action === 'rename') rename(true);
   else if (button.dataset.action === 'list') document.dispatchEvent(new CustomEvent('show-runs'));
-  else if (button.dataset.action === 'images') trigger('place', { place: 'images' });
-  else if (await ask(button.dataset.action) && button.dataset.action === 'clone') trigger('place', { place: 'setup' });
+  else if (button.dataset.action === 'images') trigger('pictures');
+  else if (await ask(button.dataset.action) && button.dataset.action === 'clone') trigger('setup');
 });
 const buttons = (parent, actions) => keyed(parent, actions, (one) => one.name, () => made('button', 'button'), (button, one) => {
   button.className = `btn ${one.look}`;

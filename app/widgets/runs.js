@@ -79,9 +79,17 @@ element.addEventListener('keydown', (event) => {
   event.preventDefault();
   (place + step < 0 ? find : buttons[Math.min(place + step, buttons.length - 1)]).focus();
 });
-// Train asks for the list where a run is gone.
+// Folded away, nothing of it takes the focus. Train asks for the list where a run is gone.
+const bar = element.closest('.sidebar');
+let isAskedFor = false;
+const follow = () => {
+  element.inert = !bar.classList.contains('open');
+  if (isAskedFor && !element.inert) { isAskedFor = false; find.focus(); }
+};
+new MutationObserver(follow).observe(bar, { attributeFilter: ['class'] });
+follow();
 document.addEventListener('show-runs', () => {
-  const bar = document.querySelector('#sidebar')?.closest('.sidebar') ?? document.querySelector('.sidebar');
-  if (bar && !bar.classList.contains('open')) bar.querySelector('.toggle-button')?.click();
-  find.focus();
+  isAskedFor = true;
+  if (element.inert) bar.querySelector('.toggle-button').click();
+  else follow();
 });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,12 +24,17 @@ from app.image_sets import ImageSets, StoredSet
 from app.intake import Intake
 from app.studio import Studio
 from tests.app.twin_home import TwinHome, make_twin_home
+from trainer import locks
 from trainer.home import Home
+from trainer.queue import UNDONE, Queue
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 90  # importing Gradio alone takes seconds, many on a loaded machine
 EXPECT_MS = 20_000  # a state that comes is waited for on a busy machine too
-LEFT = "AbortError: signal is aborted without reason"  # what Gradio's own script writes when a page is left
+# What Gradio's own script writes when a page is left within a tick, and what tells that it is being left.
+ABORTED = "AbortError: signal is aborted without reason"
+LEAVING = "this page is being left"
+TELL_OF_LEAVING = f"addEventListener('beforeunload', () => console.debug('{LEAVING}'))"
 FLAGS = (  # the last three: no connection of the browser's own
     "--no-sandbox",
     "--disable-gpu",
@@ -90,6 +96,14 @@ class Server:
         self.process.wait()
 
 
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what no locator shows, such as a file."""
+    deadline = time.monotonic() + EXPECT_MS / 1000
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        time.sleep(0.02)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,6 +128,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, 
 
 
 @pytest.fixture(scope="session")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, None]:
+    """Without a worker: nothing is ever trained here, and what is started stays in the queue."""
+    home = Home(tmp_path_factory.mktemp("idle"))
+    with locks.hold(home.worker_lock), running(home.path) as started:
+        yield started
+
+
+@pytest.fixture
+def home(idle: Server) -> Home:
+    """Of `idle`: with a draft that nobody has touched, and an empty queue."""
+    (idle.home / "draft.toml").unlink(missing_ok=True)
+    home = Home(idle.home)
+    queue = Queue(home)
+    for entry in queue.list_jobs(UNDONE):
+        queue.cancel(entry.job)
+    return home
+
+
+@pytest.fixture(scope="session")
 def browser(chromium_path: str) -> Generator[Browser, None, None]:
     expect.set_options(timeout=EXPECT_MS)
     with sync_playwright() as playwright:
@@ -125,20 +158,29 @@ class Watch:
     """What went wrong in a page. `expected` are parts of messages that a test brings about on purpose."""
 
     problems: list[str] = field(default_factory=list)
-    expected: list[str] = field(default_factory=lambda: [LEFT])
+    expected: list[str] = field(default_factory=list)
+    leaving: set[Page] = field(default_factory=set)
 
     def attach(self, page: Page) -> None:
-        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        page.on("console", self._console)
+        page.add_init_script(TELL_OF_LEAVING)
+        page.on("domcontentloaded", lambda _: self.leaving.discard(page))
+        page.on("pageerror", lambda error: self._error(page, f"error: {error}"))
+        page.on("console", lambda message: self._console(page, message))
         page.on("request", lambda request: self._foreign(request.url))
         page.on("dialog", self._dialog)
 
     def unexpected(self) -> list[str]:
         return [text for text in self.problems if not any(part in text for part in self.expected)]
 
-    def _console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.problems.append(f"console: {message.text}")
+    def _console(self, page: Page, message: ConsoleMessage) -> None:
+        if message.text == LEAVING:
+            self.leaving.add(page)
+        elif message.type == "error":
+            self._error(page, f"console: {message.text}")
+
+    def _error(self, page: Page, text: str) -> None:
+        if page not in self.leaving or ABORTED not in text:
+            self.problems.append(text)
 
     def _dialog(self, dialog: Dialog) -> None:
         self.problems.append(f"dialog: {dialog.message}")
@@ -187,6 +229,21 @@ def twin_home(tmp_path_factory: pytest.TempPathFactory) -> Generator[TwinHome, N
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORA_STUDIO_LOCKS", str(folder / "devices"))
         yield make_twin_home(folder / "home")
+
+
+@pytest.fixture(scope="session")
+def twins(twin_home: TwinHome, tmp_path_factory: pytest.TempPathFactory) -> TwinHome:
+    """A copy that belongs to `host`, where tests draw, export, rename and delete."""
+    path = tmp_path_factory.mktemp("copy") / "home"
+    shutil.copytree(twin_home.path, path)
+    return twin_home.at(path)
+
+
+@pytest.fixture(scope="session")
+def host(twins: TwinHome) -> Generator[Server, None, None]:
+    """Has finished twins and their comparison."""
+    with running(twins.path) as started:
+        yield started
 
 
 OpenPage = Callable[..., Page]

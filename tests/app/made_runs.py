@@ -12,11 +12,12 @@ from PIL import Image
 
 from dora_core.spec import Kind
 from trainer.config import RunConfig
-from trainer.config_io import parse_config
+from trainer.config_io import dump_config, parse_config
 from trainer.events import Event, EventLog, MetricsLog, Phase, Saved, Started, StepMetrics
 from trainer.home import Home
 from trainer.processes import Identity
 from trainer.run_dir import RunDir
+from trainer.twins import twin_config
 
 BLOCKS = ("unet.down_blocks.0", "unet.down_blocks.1", "unet.mid_block", "unet.up_blocks.0", "unet.up_blocks.1")
 PROMPTS = ("a red panda in the snow", "a red panda, watercolour", "a red panda as an astronaut")
@@ -45,6 +46,15 @@ def made(home: Home, settings: RunConfig | None = None, events: Sequence[Event] 
         metrics(run, 1, steps, shift=0.02 if settings.adapter.kind == "lora" else 0.0)
         say(run, *events)
     return run
+
+
+def made_twins(home: Home, name: str) -> list[RunDir]:
+    """LoRA and DoRA, of which nothing has begun."""
+    pair = json.dumps({"pair": name}).encode()
+    settings = [twin_config(config(name), kind) for kind in ("lora", "dora")]
+    return [
+        RunDir.make(home.runs, own.name, {"run.toml": dump_config(own).encode(), "pair.json": pair}) for own in settings
+    ]
 
 
 def say(run: RunDir, *events: Event) -> None:

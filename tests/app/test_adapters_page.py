@@ -15,7 +15,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from app.adapter_files import files_of
 from tests.app import pictures
-from tests.app.conftest import OpenPage, Server, Watch, running
+from tests.app.conftest import OpenPage, Server, Watch
 from tests.app.made_runs import config
 from tests.app.twin_home import EVIL, TwinHome
 from trainer.config import RunConfig
@@ -30,27 +30,6 @@ SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SCENE = {"prompt": EVIL, "negative": "grey", "seed": 2**40 + 1, "steps": 20, "guidance": 6.5, "width": 96, "height": 64}
 
 
-@pytest.fixture(scope="module")
-def twins(twin_home: TwinHome, tmp_path_factory: pytest.TempPathFactory) -> TwinHome:
-    """A copy for the tests here: they export, rename and delete."""
-    path = tmp_path_factory.mktemp("adapters") / "home"
-    shutil.copytree(twin_home.path, path)
-    return twin_home.at(path)
-
-
-@pytest.fixture(scope="module")
-def host(twins: TwinHome) -> Generator[Server, None, None]:
-    with running(twins.path) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, None]:
-    """Nothing was trained here."""
-    with running(tmp_path_factory.mktemp("bare")) as started:
-        yield started
-
-
 def adapters(host: Server, open_page: OpenPage, **view: int | bool) -> Page:
     page = open_page(f"{host.url}?place=adapters", **view)
     page.wait_for_selector("#adapters [data-rev]", state="attached")
@@ -61,8 +40,8 @@ def row(page: Page, name: str) -> Locator:
     return page.get_by_role("article", name=name, exact=True)
 
 
-def test_without_files_it_leads_to_setup(bare: Server, open_page: OpenPage) -> None:
-    page = adapters(bare, open_page)
+def test_without_files_it_leads_to_setup(idle: Server, open_page: OpenPage) -> None:
+    page = adapters(idle, open_page)
     expect(page.get_by_text("No adapter yet: train one.")).to_be_visible()
     page.get_by_role("button", name="Go to Setup").click()
     expect(page.get_by_role("tab", name="2 Setup")).to_have_attribute("aria-selected", "true")
@@ -259,15 +238,15 @@ def test_a_run_is_exported_for_another_program(host: Server, twins: TwinHome, op
     group = page.get_by_role("region", name="Icons <b>3D</b> lora", exact=True)
     choice = group.get_by_label("Export for another program")
     expect(choice.locator("option")).to_have_text(["ComfyUI, Forge, A1111", "diffusers", "full difference"])
-    choice.select_option("diffusers")
+    expect(choice).to_have_value("diffusers")  # what is not there yet
     expect(group.locator(".exact")).to_have_text("Renders exactly in diffusers, PEFT (at every strength).")
     group.get_by_role("button", name="Export").dblclick()
     expect(page.locator("#adapters .job")).to_have_count(1)
     made = group.get_by_role("article", name=re.compile(".*-diffusers.safetensors"))
     expect(made.locator(".badge")).to_have_text("proven", timeout=EXPORTING_MS)
     expect(made.locator(".facts")).to_have_text("LoRA · rank 2 · diffusers · step 4")
-    jobs = [entry.job for entry in Queue(Home(twins.path)).list_jobs()]
-    assert [(job.kind, job.parameters) for job in jobs] == [("export", {"target": "diffusers"})]
+    jobs = [entry.job for entry in Queue(Home(twins.path)).list_jobs() if entry.job.kind == "export"]
+    assert [job.parameters for job in jobs] == [{"target": "diffusers"}]
 
 
 def test_a_phone_is_wide_enough(host: Server, open_page: OpenPage) -> None:

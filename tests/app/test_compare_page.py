@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.app.conftest import OpenPage, Server, Watch, running
-from tests.app.made_runs import config
+from tests.app.conftest import OpenPage, Server, Watch
+from tests.app.made_runs import config, made_twins, say
 from tests.app.twin_home import EVIL, TwinHome
 from trainer.compare.manifest import read_manifest
+from trainer.events import Exported, Finished, Phase
 from trainer.home import Home
 from trainer.queue import Outcome, Queue
 from trainer.run_dir import RunDir
@@ -21,27 +22,6 @@ from trainer.run_dir import RunDir
 pytestmark = pytest.mark.browser
 REFUSED = "Failed to load resource"  # what Chromium writes of an answer with a status of 400 and above
 DRAWING_MS = 150_000  # a process that loads torch and the starter, on a loaded machine
-
-
-@pytest.fixture(scope="module")
-def twins(twin_home: TwinHome, tmp_path_factory: pytest.TempPathFactory) -> TwinHome:
-    """A copy for the tests here: they draw."""
-    path = tmp_path_factory.mktemp("compare") / "home"
-    shutil.copytree(twin_home.path, path)
-    return twin_home.at(path)
-
-
-@pytest.fixture(scope="module")
-def host(twins: TwinHome) -> Generator[Server, None, None]:
-    with running(twins.path) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, None]:
-    """Nothing was trained here, and nobody works on its queue."""
-    with running(tmp_path_factory.mktemp("bare")) as started:
-        yield started
 
 
 def compare(page: Page) -> Page:
@@ -57,18 +37,18 @@ def shown(page: Page, twins: TwinHome) -> Locator:
     return page.locator("#comparison")
 
 
-def test_without_runs_it_leads_to_setup(bare: Server, open_page: OpenPage) -> None:
-    page = compare(open_page(f"{bare.url}?place=compare"))
+def test_without_runs_it_leads_to_setup(idle: Server, home: Home, open_page: OpenPage) -> None:
+    page = compare(open_page(f"{idle.url}?place=compare"))
     expect(page.get_by_text("Nothing to compare yet: train a twin run.")).to_be_visible()
     expect(page.get_by_role("button", name="Draw")).to_be_disabled()
     page.get_by_role("button", name="Go to Setup").click()
     expect(page.get_by_role("tab", name="2 Setup")).to_have_attribute("aria-selected", "true")
 
 
-def test_the_queue_is_told_and_a_failure_in_words(bare: Server, open_page: OpenPage) -> None:
-    queue = Queue(Home(bare.home))
-    run = RunDir.create(bare.home / "runs", config("Cat <i>lora</i>"))
-    page = compare(open_page(f"{bare.url}?place=compare"))
+def test_the_queue_is_told_and_a_failure_in_words(idle: Server, home: Home, open_page: OpenPage) -> None:
+    queue = Queue(home)
+    run = RunDir.create(home.runs, config("Cat <i>lora</i>"))
+    page = compare(open_page(f"{idle.url}?place=compare"))
     expect(page.get_by_role("checkbox", name="Cat <i>lora</i>")).to_be_disabled()
     expect(page.locator("#compare .run .about")).to_have_text("new: it has a file to compare once it has finished")
     job = queue.submit("compare", [run.path], {"sources": [run.id]})
@@ -87,10 +67,10 @@ def test_the_queue_is_told_and_a_failure_in_words(bare: Server, open_page: OpenP
     expect(line).to_contain_text("It <b>broke</b>. Mend it.")
 
 
-def test_a_job_that_waits_is_taken_off_the_queue(bare: Server, open_page: OpenPage) -> None:
-    queue = Queue(Home(bare.home))
+def test_a_job_that_waits_is_taken_off_the_queue(idle: Server, home: Home, open_page: OpenPage) -> None:
+    queue = Queue(home)
     queue.submit("compare", [], {"sources": ["/a/b.safetensors"]})
-    page = compare(open_page(f"{bare.url}?place=compare"))
+    page = compare(open_page(f"{idle.url}?place=compare"))
     line = page.locator("#compare .job", has_text="b.safetensors")
     line.get_by_role("button", name="Stop").click()
     expect(line).to_have_count(0)
@@ -118,6 +98,40 @@ def test_the_twins_are_chosen_and_their_comparison_is_shown(host: Server, twins:
     expect(comparison.locator(".plots rect, .plots circle")).to_have_count(marks)
     comparison.get_by_text("The command that draws it again").click()
     expect(comparison.locator(".again pre")).to_have_text(manifest.command)
+
+
+def test_a_twin_that_finishes_later_is_chosen_too_unless_somebody_chose(
+    idle: Server, home: Home, open_page: OpenPage, pair: list[RunDir]
+) -> None:
+    lora, dora = pair
+    finishes(lora)
+    page, other = (compare(open_page(f"{idle.url}?place=compare")) for _ in range(2))
+    for each in (page, other):
+        expect(each.get_by_role("checkbox", name="pears lora")).to_be_checked()
+        expect(each.locator("#compare .told")).to_have_text("6 pictures: 3 rows by 2 columns.")
+    other.get_by_label("Strengths").fill("1")
+    finishes(dora)
+    for each in (page, other):
+        expect(each.get_by_role("checkbox", name="pears dora")).to_be_enabled()
+    expect(page.get_by_role("checkbox", name="pears dora")).to_be_checked()
+    expect(page.locator("#compare .told")).to_have_text("9 pictures: 3 rows by 3 columns.")
+    expect(other.get_by_role("checkbox", name="pears dora")).not_to_be_checked()
+    expect(other.locator("#compare .told")).to_have_text("6 pictures: 3 rows by 2 columns.")
+
+
+@pytest.fixture
+def pair(home: Home) -> Generator[list[RunDir], None, None]:
+    """Twins without a step. Gone afterwards."""
+    twins = made_twins(home, "pears")
+    yield twins
+    for run in twins:
+        shutil.rmtree(run.path)
+
+
+def finishes(run: RunDir) -> None:
+    file = run.exports_dir / "pears.safetensors"
+    file.write_bytes(b"")  # what is in it is nobody's business before it is drawn
+    say(run, Phase(name="exporting"), Exported(file=f"exports/{file.name}", headline="as trained"), Finished(step=1500))
 
 
 def test_any_two_pictures_are_compared_by_mouse_and_keyboard(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -12,11 +11,9 @@ from playwright.sync_api import Page, expect
 from app.frame import PLACES
 from tests.app.conftest import OpenPage, Server, running
 from tests.app.made_runs import append_step, config, made, sample
-from tests.app.twin_home import TwinHome
-from trainer import locks
 from trainer.events import Phase
 from trainer.home import Home
-from trainer.queue import Queue
+from trainer.queue import UNDONE, Queue
 from trainer.run_dir import RunDir
 
 pytestmark = pytest.mark.browser
@@ -33,15 +30,6 @@ NAME = "each => each.labels?.[0]?.innerText || each.innerText || ''"
 REVISIONS = """Object.fromEntries([...document.querySelectorAll('[data-rev]')]
   .map((each) => [each.querySelector('section').className, Number(each.dataset.rev)]))"""
 STILL = ("sample-matrix", "health", "run-log", "header")
-
-
-@pytest.fixture(scope="module")
-def idle(twin_home: TwinHome, tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, None]:
-    """Has finished twins and their comparison, and no worker: what is started stays in the queue."""
-    home = Home(tmp_path_factory.mktemp("idle") / "home")
-    shutil.copytree(twin_home.path, home.path)
-    with locks.hold(home.worker_lock), running(home.path) as started:
-        yield started
 
 
 def at(page: Page, place: str) -> Page:
@@ -109,7 +97,7 @@ def trained(page: Page, kind: str) -> str:
     return Path(page.locator("#run-card .path span").inner_text()).name
 
 
-def test_the_keyboard_alone_leads_from_the_pictures_to_a_run(idle: Server, open_page: OpenPage) -> None:
+def test_the_keyboard_alone_leads_from_the_pictures_to_a_run(idle: Server, home: Home, open_page: OpenPage) -> None:
     page = at(open_page(idle.url), "images")
     page.get_by_role("tab", name=PLACES["images"]).focus()
     tab_to(page, "Continue to Setup")
@@ -126,7 +114,7 @@ def test_the_keyboard_alone_leads_from_the_pictures_to_a_run(idle: Server, open_
     page.keyboard.press("Enter")
     at(page, "train")
     expect(page.locator("#run-card .pill")).to_have_text("queued")
-    entry = Queue(Home(idle.home)).list_jobs()[-1]
+    entry = Queue(home).list_jobs(UNDONE)[-1]
     assert "steps = 7" in RunDir(entry.job.runs[0]).config_file.read_text()
     tab_to(page, "Take off the queue")
     page.keyboard.press("Enter")
@@ -143,9 +131,9 @@ def tab_to(page: Page, name: str) -> None:
     raise AssertionError(f"Tab does not lead to {name!r}")
 
 
-def test_a_tour_of_all_places_opens_everything_and_asks_nobody_else(idle: Server, open_page: OpenPage) -> None:
+def test_a_tour_of_all_places_opens_everything_and_asks_nobody_else(host: Server, open_page: OpenPage) -> None:
     """That no request leaves the machine and no error is in the console is what every page here is watched for."""
-    page = open_page(idle.url)
+    page = open_page(host.url)
     for place in PLACES:
         go(page, place)
         folded = page.locator(f"#place-{place} details:not([open]) > summary:visible")
@@ -157,16 +145,18 @@ def test_a_tour_of_all_places_opens_everything_and_asks_nobody_else(idle: Server
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_phone_reaches_every_place_and_scrolls_down_only(idle: Server, open_page: OpenPage, place: str) -> None:
-    page = open_page(f"{idle.url}?place={'images' if place != 'images' else 'setup'}", width=390, height=844)
+def test_a_phone_reaches_every_place_and_scrolls_down_only(host: Server, open_page: OpenPage, place: str) -> None:
+    page = open_page(f"{host.url}?place={'images' if place != 'images' else 'setup'}", width=390, height=844)
     tab = page.get_by_role("tab", name=PLACES[place])
     tab.click()
     expect(page.locator(f"#place-{place} [data-rev]").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_of_a_long_run_every_tab_gets_what_is_new_and_nothing_else(idle: Server, open_page: OpenPage) -> None:
-    run = made(Home(idle.home), config(steps=20_000), [Phase(name="training")], steps=10_001)
+def test_of_a_long_run_every_tab_gets_what_is_new_and_nothing_else(
+    idle: Server, home: Home, open_page: OpenPage
+) -> None:
+    run = made(home, config(steps=20_000), [Phase(name="training")], steps=10_001)
     sample(run, 10_000)
     with run.hold():
         pages = [open_page(f"{idle.url}?place=train&run={run.id}") for _ in range(TABS)]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.app.conftest import OpenPage, Server, Watch, running
-from trainer import locks
 from trainer.config_io import config_from, load_config, parse_config, read_toml
 from trainer.home import Home
 from trainer.queue import UNDONE, Queue
@@ -22,28 +20,9 @@ RANK = str(load_config("starter-dora", ["data.folder=."]).adapter.rank)
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(2)} {{x}}"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server, None, None]:
-    """Without a worker: what is started stays in the queue, and nothing is trained."""
-    home = Home(tmp_path_factory.mktemp("setup"))
-    with locks.hold(home.worker_lock), running(home.path) as started:
-        yield started
-
-
 @pytest.fixture
-def home(server: Server) -> Home:
-    """A draft that nobody has touched, and an empty queue."""
-    (server.home / "draft.toml").unlink(missing_ok=True)
-    home = Home(server.home)
-    queue = Queue(home)
-    for entry in queue.list_jobs(UNDONE):
-        queue.cancel(entry.job)
-    return home
-
-
-@pytest.fixture
-def page(server: Server, home: Home, open_page: OpenPage) -> Page:
-    return at_setup(open_page, server)
+def page(idle: Server, home: Home, open_page: OpenPage) -> Page:
+    return at_setup(open_page, idle)
 
 
 def at_setup(open_page: OpenPage, server: Server, **options: object) -> Page:
@@ -71,10 +50,14 @@ def runs(home: Home) -> list[RunDir]:
 
 def test_without_a_card_the_starter_is_chosen_and_can_be_started(page: Page) -> None:
     expect(page.get_by_role("radio", name="Starter, DoRA")).to_be_checked()
+    expect(page.locator("#setup .card b")).to_contain_text(["Starter, DoRA", "Starter, LoRA", "SD"])
     expect(field(page, "Base model")).to_have_value("starter")
     expect(page.locator("#setup")).to_contain_text("Stable Diffusion 1.x · predicts velocity (v)")
     expect(page.locator("#setup")).to_contain_text("16 pictures of 3D icons (sample)")
     expect(start(page)).to_be_enabled()
+    (on_a_card,) = page.locator("#setup .card:has(input:checked) .figs span", has_text="VRAM").all_inner_texts()
+    memory = page.locator("#setup .figures div", has_text="Memory")
+    expect(memory).to_contain_text(f"; {on_a_card.removesuffix(' VRAM')} on a card")
 
 
 def test_few_fields_are_visible_at_first(page: Page) -> None:
@@ -126,13 +109,13 @@ def test_a_base_model_that_is_none_is_told_at_once(page: Page) -> None:
     expect(page.locator('#setup [data-key="model.base"] .help')).to_contain_text("Stable Diffusion XL")
 
 
-def test_a_refresh_and_a_second_tab_show_what_was_typed(server: Server, page: Page, open_page: OpenPage) -> None:
+def test_a_refresh_and_a_second_tab_show_what_was_typed(idle: Server, page: Page, open_page: OpenPage) -> None:
     fill(page, "Name", HOSTILE)
     fill(page, "Rank", "none of it")
     page.reload()
     expect(field(page, "Name")).to_have_value(HOSTILE)
     expect(field(page, "Rank")).to_have_value("none of it")
-    other = at_setup(open_page, server)
+    other = at_setup(open_page, idle)
     expect(field(other, "Name")).to_have_value(HOSTILE)
     fill(other, "Rank", "6")
     expect(field(page, "Rank")).to_have_value("6")
@@ -225,9 +208,9 @@ def test_a_double_click_on_start_makes_one_run_and_shows_it(home: Home, page: Pa
     expect(page.locator("#setup .reason")).to_have_text("Waits behind 1 job in the queue.")
 
 
-def test_start_in_two_tabs_at_once_makes_one_run(server: Server, home: Home, page: Page, open_page: OpenPage) -> None:
+def test_start_in_two_tabs_at_once_makes_one_run(idle: Server, home: Home, page: Page, open_page: OpenPage) -> None:
     before = runs(home)
-    other = at_setup(open_page, server)
+    other = at_setup(open_page, idle)
     for each in (page, other):  # both clicks are made before either is answered
         each.evaluate("document.querySelector('#setup .start').click()")
     for each in (page, other):
@@ -282,17 +265,15 @@ def test_a_preset_of_one_s_own_is_saved_and_chosen(home: Home, page: Page) -> No
     file.unlink()
 
 
-def test_a_broken_draft_is_told(server: Server, home: Home, open_page: OpenPage) -> None:
+def test_a_broken_draft_is_told(idle: Server, home: Home, open_page: OpenPage) -> None:
     (home.path / "draft.toml").write_text("= broken")
-    page = at_setup(open_page, server)
+    page = at_setup(open_page, idle)
     expect(page.locator("#setup .note")).to_contain_text("draft-broken-")
     fill(page, "Rank", "3")
     expect(page.locator("#setup .note")).to_be_hidden()
 
 
-def test_without_pictures_start_says_so_and_leads_to_them(
-    tmp_path: Path, server: Server, home: Home, page: Page
-) -> None:
+def test_without_pictures_start_says_so_and_leads_to_them(tmp_path: Path, idle: Server, home: Home, page: Page) -> None:
     page.locator("#setup .advanced summary").click()
     fill(page, "Pictures", str(tmp_path))
     expect(page.get_by_role("list", name="Problems")).to_contain_text("it holds no pictures")
@@ -302,8 +283,8 @@ def test_without_pictures_start_says_so_and_leads_to_them(
 
 
 @pytest.mark.parametrize("width", [390, 1000, 1440])
-def test_nothing_is_wider_than_the_screen(server: Server, home: Home, open_page: OpenPage, width: int) -> None:
-    page = at_setup(open_page, server, width=width)
+def test_nothing_is_wider_than_the_screen(idle: Server, home: Home, open_page: OpenPage, width: int) -> None:
+    page = at_setup(open_page, idle, width=width)
     page.locator("#setup .advanced summary").click()
     fill(page, "Name", "long" * 60)
     page.get_by_text("Show the command").click()

@@ -103,10 +103,10 @@ def test_training_it_is_training_the_weight() -> None:
     plain = nn.Linear(24, 40)
     plain.load_state_dict(module.state_dict())
     plain.bias.requires_grad_(False)
-    theirs = training_losses(plain, [plain.weight], x, target)
+    theirs = training_losses(plain, [p for p in plain.parameters() if p.requires_grad], x, target)
     model = nn.Sequential(module)
-    learned: list[nn.Parameter] = list(inject(model, FULL).parameters())
-    ours = training_losses(model, learned, x, target)
+    (group,) = inject(model, FULL).parameter_groups(5e-3)
+    ours = training_losses(model, group["params"], x, target)
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert ours[-1] < 0.5 * ours[0]
 

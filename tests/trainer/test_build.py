@@ -12,7 +12,7 @@ from trainer.build import bucket_groups, build_validation, identity, load_exampl
 from trainer.checkpoints import check_identity
 from trainer.config import RunConfig
 from trainer.config_sections import Precision
-from trainer.data.dataset import BatchOrder, Dataset
+from trainer.data.dataset import BatchOrder, Dataset, View
 from trainer.failures import ExplainedError, ResumeRefusedError
 
 Settings = Callable[..., RunConfig]
@@ -33,6 +33,22 @@ Settings = Callable[..., RunConfig]
 def test_a_changed_setting_is_refused_by_name(tiny_settings: Settings, change: dict[str, object], field: str) -> None:
     with pytest.raises(ResumeRefusedError, match=rf"another {field}"):
         check_identity(saved(identity_of(tiny_settings())), identity_of(tiny_settings(**change)))
+
+
+def test_a_checkpoint_from_before_a_setting_existed_had_its_default(tiny_settings: Settings) -> None:
+    before = saved(identity_of(tiny_settings()))
+    assert before.pop("optim.betas") == [0.9, 0.999]
+    check_identity(before, identity_of(tiny_settings()))
+    with pytest.raises(ResumeRefusedError, match=r"optim\.betas: its checkpoint has \[0.9, 0.999\], now it would be"):
+        check_identity(before, identity_of(tiny_settings(optim__betas=(0.5, 0.999))))
+
+
+def test_a_checkpoint_with_the_former_name_of_min_snr_is_taken_up(tiny_settings: Settings) -> None:
+    wanted = identity_of(tiny_settings(loss__weighting="min-snr", loss__min_snr_gamma=8))
+    before = {name: value for name, value in saved(wanted).items() if not name.startswith("loss.")}
+    check_identity(before | {"train.min_snr_gamma": 8.0}, wanted)
+    with pytest.raises(ResumeRefusedError, match=r"another loss\.min_snr_gamma: its checkpoint has 5"):
+        check_identity(before | {"train.min_snr_gamma": 5.0}, wanted)
 
 
 def test_another_base_or_other_pictures_are_refused_by_name(tiny_settings: Settings) -> None:
@@ -110,6 +126,6 @@ def saved(values: dict[str, object]) -> dict[str, object]:
 def dataset_of(config: RunConfig) -> Dataset:
     examples = load_examples(config.data)
     order = BatchOrder(bucket_groups(examples), 1, 0, "instance")
-    sizes = [example.placement.bucket for example in examples]
-    latents = tuple(torch.zeros(4, size.height // 8, size.width // 8) for size in sizes)
-    return Dataset("instance", examples, latents, order)
+    sizes = [(example.bucket.height // 8, example.bucket.width // 8) for example in examples]
+    views = tuple((View(torch.zeros(4, *size), torch.ones(1, *size)),) for size in sizes)
+    return Dataset("instance", examples, views, order)

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS
-from trainer.config import RunConfig
+from trainer.config import RunConfig, renewed
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import parse_config
 from trainer.config_sections import AdapterConfig
@@ -47,7 +47,8 @@ def test_two_settings_are_all_that_must_be_given() -> None:
     assert [key for key, setting in SETTINGS.items() if setting.field.is_required()] == [
         "model.base",
         "data.folder",
-        "data.prior.class_prompt",  # once there is a table data.prior at all
+        "data.mask.source",  # once there is a table data.mask at all
+        "data.prior.class_prompt",
     ]
     assert parse_config(LEAST).train.steps > 0
 
@@ -170,3 +171,39 @@ def test_the_page_can_have_all_of_it_without_torch() -> None:
 
 def test_the_whole_config_is_a_json_schema() -> None:
     assert set(RunConfig.model_json_schema()["properties"]) >= {"model", "data", "adapter", "train"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "words"),
+    [
+        ({"loss": {"min_snr_gamma": 8}}, "loss.min_snr_gamma", "is 8, but loss.weighting is none"),
+        (
+            {"loss": {"weighting": "p2", "min_snr_gamma": 8}},
+            "loss.min_snr_gamma",
+            "set that to min-snr or soft-min-snr",
+        ),
+        ({"loss": {"delta": 0.5}}, "loss.delta", "is 0.5, but loss.kind is l2"),
+        ({"loss": {"delta_schedule": "snr"}}, "loss.delta_schedule", "set that to huber or smooth-l1"),
+        ({"noise": {"timestep_range": [0.5, 0.5]}}, "noise.timestep_range", "is [0.5, 0.5], which leaves no timestep"),
+        ({"noise": {"timestep_location": 1.0}}, "noise.timestep_location", "set that to logit-normal"),
+        (
+            {"noise": {"timesteps": "mode", "timestep_location": 1.0}},
+            "noise.timestep_location",
+            "noise.timesteps is mode",
+        ),
+        ({"noise": {"timestep_scale": 0.5}}, "noise.timestep_scale", "but noise.timesteps is uniform"),
+    ],
+)
+def test_a_setting_of_the_loss_or_noise_that_would_do_nothing_is_refused(
+    sections: dict[str, Any], key: str, words: str
+) -> None:
+    assert words in problems(**sections)[key]
+
+
+def test_the_former_name_of_min_snr_still_loads_and_the_new_ones_win() -> None:
+    old = {"train": {"steps": 3, "min_snr_gamma": 8.0}}
+    config = parse_config(renewed({**LEAST, **old}))
+    assert (config.train.steps, config.loss.weighting, config.loss.min_snr_gamma) == (3, "min-snr", 8)
+    mixed = parse_config(renewed({**LEAST, **old, "loss": {"weighting": "soft-min-snr"}}))
+    assert (mixed.loss.weighting, mixed.loss.min_snr_gamma) == ("soft-min-snr", 8)
+    assert parse_config(renewed(dict(LEAST))) == parse_config(LEAST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from trainer import cli_train
 from trainer.config import RunConfig
+from trainer.config_data import MoreImagesConfig
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import config_from, dump_config, load_config, parse_config, save_config
 from trainer.home import Home
@@ -31,6 +33,21 @@ OTHER_VALUES: dict[str, Any] = {
     "model.zero_terminal_snr": False,
     "data.folder": "/tést dír/x",
     "data.instance_prompt": "a photo of = [x] {y}",
+    "data.caption_source": "name",
+    "data.repeats": 3,
+    "data.weight": 0.5,
+    "data.flip": True,
+    "data.crop_jitter": True,
+    "data.mask.source": "/masks",
+    "data.mask.unmasked_weight": 0.25,
+    "data.trigger": "zxc",
+    "data.wildcards": True,
+    "data.shuffle_tags": True,
+    "data.tag_dropout": 0.1,
+    "data.keep_tags": 1,
+    "data.caption_dropout": 0.05,
+    "data.more": [MoreImagesConfig(folder=Path("/more"), repeats=2, role="prior-prediction").model_dump(mode="json")],
+    "data.cache": "memory",
     "data.resolution_px": 768,
     "data.bucket_step_px": 32,
     "data.bucket_ratio": 3.0,
@@ -67,11 +84,22 @@ OTHER_VALUES: dict[str, Any] = {
     "train.seed": 9,
     "train.precision": "bf16",
     "train.checkpointing": True,
-    "train.min_snr_gamma": 5.0,
     "train.text_encoder_stop": 0.5,
     "train.validation_every_steps": 5,
     "train.validation_pictures": 2,
     "train.twin": True,
+    "loss.weighting": "soft-min-snr",
+    "loss.min_snr_gamma": 8.0,
+    "loss.kind": "huber",
+    "loss.delta": 0.25,
+    "loss.delta_schedule": "snr",
+    "noise.timesteps": "logit-normal",
+    "noise.timestep_location": -0.5,
+    "noise.timestep_scale": 1.5,
+    "noise.timestep_range": [0.25, 0.75],
+    "noise.offset": 0.05,
+    "noise.pyramid": 0.3,
+    "noise.perturbation": 0.1,
     "sample.prompts": ["a cat, sitting", "a dog"],
     "sample.negative": "blurry",
     "sample.every_steps": 6,
@@ -95,6 +123,9 @@ def as_text(value: object) -> str:
     """As a person would type it behind the '='."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list) and isinstance(value[0], dict):
+        tables = [[f"{key} = {json.dumps(each)}" for key, each in one.items() if each is not None] for one in value]
+        return "[" + ", ".join("{" + ", ".join(table) + "}" for table in tables) + "]"
     return str(value)
 
 

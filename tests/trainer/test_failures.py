@@ -125,6 +125,7 @@ def test_a_build_without_cuda_is_told(tmp_path: Path) -> None:
     [
         (torch.OutOfMemoryError(CUDA_MEMORY), "out of memory"),
         (RuntimeError(CPU_MEMORY), "out of memory"),
+        (RuntimeError("could not create a primitive"), "out of memory"),
         (RuntimeError("CUDA error: out of memory"), "out of memory"),
         (RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of memory"),
         (OSError(22, "The paging file is too small for this operation to complete", None, 1455), "out of memory"),

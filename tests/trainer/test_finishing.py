@@ -13,6 +13,7 @@ from tests.adapters import random_adapter, random_weights, small_modules
 from tests.trainer.test_export import NAMES
 from trainer.events import Exported, Warned, read_events
 from trainer.export import UnprovenError, export_adapter
+from trainer.export_targets import finishing_targets
 from trainer.finishing import export_all
 from trainer.run_dir import RunDir
 
@@ -21,7 +22,7 @@ def finish(folder: Path, axis: NormAxis | None, modules: ModelModules) -> RunDir
     run = RunDir.make(folder, "x", {"run.toml": b""})
     base = random_weights(modules, NAMES)
     export = partial(export_adapter, random_adapter(base, axis), base, modules)
-    export_all(run, axis, "panda", export, lambda name, done, total: None)
+    export_all(run, finishing_targets(axis), "panda", export, lambda name, done, total: None)
     return run
 
 

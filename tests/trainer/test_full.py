@@ -80,13 +80,11 @@ def test_the_file_and_the_merged_model_hold_what_was_trained(
 def test_its_steps_tell_how_far_each_block_has_moved(runs: dict[Kind, RunDir]) -> None:
     last = last_values(read_metrics(runs["full"].metrics_file)[0])[2]
     assert set(last.learning_rates) == {"unet.difference", "text_encoder.difference"}
-    assert all(norm > 0 for norm in last.update_norms.values())
+    assert all(norm is not None and norm > 0 for norm in last.update_norms.values())
     assert last.magnitude_drift is None
 
 
-def test_what_says_nothing_to_it_is_told_and_no_rank_is_too_large(
-    tiny_base: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_what_says_nothing_to_it_is_told(tiny_base: Callable[[str], Path], tmp_path: Path) -> None:
     settings = quick_settings(tiny_base("sd1"), write_pictures(tmp_path / "pictures", [(32, 32)] * 5))
     settings["adapter"] = {"kind": "full", "rank": 999, "dropout": 0.1}
     found = plan(parse_config(settings), Home(tmp_path))

@@ -16,15 +16,16 @@ from trainer.checkpoints import CheckpointStore
 from trainer.components import Components, load_components
 from trainer.compute import Compute
 from trainer.config import RunConfig
+from trainer.config_sections import NoiseConfig
 from trainer.diffusion import add_noise, prediction_target
 from trainer.events import Failed, Sampled, SkippedStep, Warned, read_events, read_metrics
 from trainer.failures import DivergedError
 from trainer.home import Home
 from trainer.loop import MAX_SKIPPED_IN_A_ROW, accumulate_gradients, take_step
+from trainer.noise import draw
 from trainer.optim import named_parameters
 from trainer.run_dir import RunDir
 from trainer.session import run_training
-from trainer.step import draw
 from trainer.text import encode, tokenize
 from trainer.training import Every, Training
 from trainer.twins import create_runs, pair_id, twins_of
@@ -35,7 +36,8 @@ Settings = Callable[..., RunConfig]
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_step_moves_every_adapted_part_and_nothing_else(family: str, tmp_path: Path, tiny_settings: Settings) -> None:
     components, training = built(
-        tmp_path, tiny_settings(family, adapter__text_encoder=True, train__checkpointing=True, train__min_snr_gamma=5.0)
+        tmp_path,
+        tiny_settings(family, adapter__text_encoder=True, train__checkpointing=True, loss__weighting="min-snr"),
     )
     own = {id(p) for p in named_parameters(training.adapters).values()}
     frozen = {
@@ -64,7 +66,7 @@ def test_the_loss_is_that_of_the_equations_and_class_pictures_count_by_their_wei
     by_hand = 0.0
     for dataset, weight in zip(training.datasets, (1.0, 0.25), strict=True):
         batch = dataset.batch(2)
-        random = draw(batch, 1000, training.seed, 3, 0, dataset.purpose, "noise")
+        random = draw(batch.latents.shape, 1000, NoiseConfig(), training.seed, 3, 0, dataset.purpose, "noise")
         a = components.noise_schedule().alphas_bar[random.timesteps].reshape(-1, 1, 1, 1)
         noisy = add_noise(batch.latents, random.noise, a)
         with torch.no_grad():
@@ -84,7 +86,9 @@ def test_accumulated_gradients_are_the_mean_over_the_batches(tmp_path: Path, tin
     for micro in range(3):
         training.optimizer.zero_grad()
         batch = training.datasets[0].batch(micro)
-        training.denoiser.loss(batch, draw(batch, 1000, training.seed, 1, micro, "instance", "noise")).backward()
+        training.denoiser.loss(
+            batch, draw(batch.latents.shape, 1000, NoiseConfig(), training.seed, 1, micro, "instance", "noise")
+        ).weighted.backward()
         for name, value in gradients(training).items():
             total[name] += value / 3
     for name, value in together.items():
@@ -96,9 +100,9 @@ def test_a_step_without_a_finite_loss_changes_nothing_and_the_next_one_goes_on(
 ) -> None:
     _, training = built(tmp_path, tiny_settings())
     bad = training.datasets[0].order.batch(1)[0]  # the picture of the second step
-    latents = list(training.datasets[0].latents)
-    latents[bad] = torch.full_like(latents[bad], torch.nan)
-    training = replace(training, datasets=(replace(training.datasets[0], latents=tuple(latents)),))
+    views = list(training.datasets[0].views)
+    views[bad] = (replace(views[bad][0], latents=torch.full_like(views[bad][0].latents, torch.nan)),)
+    training = replace(training, datasets=(replace(training.datasets[0], views=tuple(views)),))
     take_step(training, 1)
     before = {name: p.detach().clone() for name, p in named_parameters(training.adapters).items()}
     skipped = take_step(training, 2)

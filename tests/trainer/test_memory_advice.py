@@ -64,21 +64,21 @@ def test_a_step_that_does_not_fit_ends_the_run_with_its_own_settings_in_the_advi
 ) -> None:
     small = {"data__resolution_px": 256, "sample__size_px": (32, 32), "train__steps": 2}
     first = RunDir.create(tmp_path / "runs", tiny_settings(**small))  # what it caches needs no memory any more
-    run = RunDir.create(tmp_path / "runs", tiny_settings(**small, train__batch_size=64))
-    assert train_within(first, run, 128) == 1
+    run = RunDir.create(tmp_path / "runs", tiny_settings(**small, train__batch_size=128))
+    assert train_within(first, run, 192) == 1
     events = read_events(run.events_file)[0]
     assert [event.step for event in events if isinstance(event, Sampled | Saved)] == [0]
     failed = events[-1]
     assert isinstance(failed, Failed)
     assert (failed.category, failed.sentence) == ("out of memory", "The computer ran out of memory.")
-    assert "train.batch_size to 1 and train.accumulation to 64 (they are 64 and 1)" in failed.fix
+    assert "train.batch_size to 1 and train.accumulation to 128 (they are 128 and 1)" in failed.fix
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on a process' memory is a thing of Linux")
 def test_samples_that_do_not_fit_are_left_out_and_the_training_goes_on(tmp_path: Path, tiny_settings: Settings) -> None:
     first = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=2, sample__size_px=(32, 32)))
-    run = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=2, sample__size_px=(1024, 1024)))
-    assert train_within(first, run, 64) == 0
+    run = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=2, sample__size_px=(2048, 2048)))
+    assert train_within(first, run, 128) == 0
     events = read_events(run.events_file)[0]
     warnings = [event.text for event in events if isinstance(event, Warned)]
     assert warnings == [f"No samples of step {step}: The computer ran out of memory." for step in (0, 2)]

@@ -12,7 +12,8 @@ from PIL import Image
 from trainer.build import class_folder, class_shot
 from trainer.components import load_components
 from trainer.config import RunConfig
-from trainer.config_sections import ModelConfig, PriorConfig
+from trainer.config_data import PriorConfig
+from trainer.config_sections import ModelConfig
 from trainer.home import Home
 from trainer.priors import complete_class_pictures
 from trainer.sampling import draw_picture, draw_samples

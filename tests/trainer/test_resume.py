@@ -23,7 +23,8 @@ from trainer.session import run_training
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a child is forked to be killed")
 Settings = Callable[..., RunConfig]
-# All that could break exactness at once: dropout, accumulation, a text encoder that stops, class pictures, both caches.
+# All that could break exactness at once: dropout, accumulation, a text encoder that stops, class pictures, both caches,
+# noise of every kind.
 DEMANDING = {
     "adapter__dropout": 0.2,
     "adapter__text_encoder": True,
@@ -32,6 +33,8 @@ DEMANDING = {
     "train__text_encoder_stop": 0.7,
     "data__prior": {"class_prompt": "a thing", "count": 2},
     "sample__every_steps": 4,
+    "loss": {"weighting": "soft-min-snr", "kind": "huber", "delta_schedule": "snr"},
+    "noise": {"timesteps": "logit-normal", "offset": 0.1, "pyramid": 0.3, "perturbation": 0.1},
 }
 
 

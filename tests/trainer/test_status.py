@@ -71,7 +71,8 @@ KILLED = ExitRecord(at=103, code=-9, sentence="Killed by the system.", fix="Clos
         ([BEGUN, TRAINING], replace(FREE, stop_requested=True), "interrupted", "without a word"),
         # taken up again after an end: only what came after the new start counts
         ([BEGUN, Failed(sentence="x"), BEGUN, TRAINING], LIVE, "training", "Training"),
-        ([BEGUN, Failed(sentence="x")], LIVE, "preparing", "Starting"),
+        ([BEGUN, Failed(sentence="x")], LIVE, "failed", "x"),
+        ([BEGUN, Finished(step=6)], LIVE, "finished", "Finished"),
         ([BEGUN, Finished(step=50), BEGUN], FREE, "interrupted", "without a word"),
         # queued again; the clock may have been set back since
         ([BEGUN, Failed(at=102, sentence="x")], Outside(place=Place("waiting", 90)), "queued", "turn"),

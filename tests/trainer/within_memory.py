@@ -1,11 +1,13 @@
 """``python -m tests.trainer.within_memory FIRST RUN MIB``: train FIRST, then RUN with so much more memory and no more.
 
 A process of its own, since one that did much before has memory to give away that no limit counts; FIRST loads whatever
-every training needs.
+every training needs. Its threads share one heap: else each that begins reserves addresses (64 MiB in glibc), and the
+limit is one on addresses.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 def train_within(first: RunDir, run: RunDir, mib: int) -> int:
     """Its exit code."""
     command = [sys.executable, "-m", "tests.trainer.within_memory", str(first.path), str(run.path), str(mib)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode
+    surroundings = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, check=False).returncode
 
 
 def main(first: str, run: str, mib: str) -> None:

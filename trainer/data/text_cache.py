@@ -34,11 +34,14 @@ class LiveText:
 
 @dataclass(frozen=True)
 class CachedText:
-    """Every caption's conditioning, (1, tokens, width) each, computed once."""
+    """Captions' conditioning, (1, tokens, width) each, computed once; `live` for those with too many wordings."""
 
     table: Mapping[str, Conditioning]
+    live: LiveText
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
+        if not all(caption in self.table for caption in captions):
+            return self.live.conditioning(captions)
         rows = [self.table[caption] for caption in captions]
         pooled = [row.pooled for row in rows if row.pooled is not None]
         return Conditioning(torch.cat([row.hidden for row in rows]), torch.cat(pooled) if pooled else None)
@@ -53,7 +56,7 @@ def cache_text(live: LiveText, captions: Iterable[str], fingerprint: str, cache:
         )
         for caption in dict.fromkeys(captions)
     }
-    return CachedText(table)
+    return CachedText(table, live)
 
 
 def tokenizers_fingerprint(tokenizers: Mapping[str, CLIPTokenizer]) -> str:

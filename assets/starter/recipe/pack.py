@@ -100,7 +100,7 @@ def up_to_date(made: Path, shop: Workshop) -> bool:
 
 
 def write_samples(shop: Workshop) -> None:
-    """``icons3d`` (16 things, a style), ``subject`` (one, 6 pictures), ``held-out`` and ``selection`` (12 true pairs)."""
+    """``icons3d`` (16 things, a style), ``subject`` (one), ``held-out`` and ``selection`` (12 true pairs each)."""
     pictures, shuffled = Pictures.load(shop.work), random.Random(shop.seed)
     target = shop.assets / "samples"
     known = [pictures.concepts[i] for i in learned_things(pictures, shop.profile)]
