@@ -29,7 +29,7 @@ from trainer.likeness import HeldOut, Likeness, latents, likeness, read_held_out
 from trainer.loop import take_step
 from trainer.sampling import draw_picture
 from trainer.shot import Shot
-from trainer.training import Training, validation_loss
+from trainer.training import Training, validation_losses
 
 SAMPLES = Path(__file__).parent.parent.parent / "assets" / "samples"
 PRESET = "starter-lora"
@@ -122,7 +122,7 @@ class Studio:
             for seed, truth in enumerate(truths)
         ]
         with training.evaluating():
-            drawn = [draw_picture(self.components.pipeline, shot) for shot in shots]
+            drawn = [draw_picture(self.components, shot) for shot in shots]
         found = likeness(drawn, truths, latents(self.components, side))
         parameters = sum(p.numel() for adapter in training.adapters.values() for p in adapter.parameters())
         return replace(mean_score(found, self._true_loss(training, things)), parameters=parameters)
@@ -137,7 +137,7 @@ class Studio:
         datasets = build_datasets(config, self.components, encoded, self.home, _silent)
         denoiser = replace(training.denoiser, text=build_text(config, self.components, datasets, cache))
         validation = build_validation(config, datasets[0], len(denoiser.schedule.alphas_bar))
-        return validation_loss(replace(training, denoiser=denoiser, validation=validation))
+        return validation_losses(replace(training, denoiser=denoiser, validation=validation))[0]
 
 
 def write_true_pictures(pairs: Path, folder: Path) -> None:
