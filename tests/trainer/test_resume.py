@@ -74,6 +74,20 @@ def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(
     assert len({(run.exports_dir / "tiny-dora.safetensors").read_bytes() for run in (straight, stopped, killed)}) == 1
 
 
+def test_a_full_fine_tune_that_was_stopped_is_the_same_to_the_byte(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_settings(adapter__kind="full", train__steps=3)
+    straight, stopped = (RunDir.create(tmp_path / "runs", config) for _ in range(2))
+    run_training(straight)
+    request_at(monkeypatch, stopped, "stop", at_step(1))
+    assert run_training(stopped) == "stopped"
+    assert run_training(stopped) == "finished"
+    assert final_adapter(stopped, 3) == final_adapter(straight, 3)
+    file = "tiny-full-full-difference.safetensors"
+    assert (stopped.exports_dir / file).read_bytes() == (straight.exports_dir / file).read_bytes()
+
+
 OPTIMIZED: list[dict[str, object]] = [  # what else a checkpoint has to hold
     {"optim": {"kind": "prodigy"}, "adapter__text_encoder": True},
     {"optim": {"kind": "adamw-schedule-free", "learning_rate": 1e-2}, "schedule__kind": "constant"},
