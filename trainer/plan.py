@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from dora_core.errors import FileFormatError
+from trainer.base_choices import clip_skip_refusal, vae_refusal
 from trainer.base_files import BaseFacts, look_up
 from trainer.config import RunConfig
 from trainer.config_data import DataConfig
@@ -32,12 +33,14 @@ from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
 from trainer.home import Home
 from trainer.memory_advice import smaller_settings
+from trainer.optimizers import what_is_missing
 from trainer.speed import Expectation, expected_speed
 from trainer.twins import configs_of
 from trainer.vram import (
     FLOAT32,
     Memory,
     adapter_parameters,
+    checkpoint_bytes,
     parts_below_rank,
     training_memory,
     unmatched_patterns,
@@ -115,11 +118,13 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
         if base is not None and is_known
     ]
     memory = max(memories, key=lambda one: one.peak_bytes, default=None)
-    disk = _disk(runs, datasets, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs))
+    checkpoints = [checkpoint_bytes(run, base) for run in runs] if base and is_known else []
+    disk = _disk(runs, datasets, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs), checkpoints)
     free = free_bytes(home.runs)
     problems = [
         *_data_problems(datasets),
         *base_problems,
+        *_optimizer_problems(config, machine),
         *(_adapter_problems(config, base) if base and is_known else []),
         *_disk_problems(disk, free),
     ]
@@ -128,6 +133,7 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
         *_set_notices(datasets, 77 if base is None else base.tokens),
         *_base_notices(config, base),
         *_prior_notices(config),
+        *_schedule_notices(config),
         *_machine_notices(config, machine, memory),
     ]
     return Plan(
@@ -163,9 +169,17 @@ def precision_on(config: RunConfig, machine: Machine) -> Precision:
 
 def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
     try:
-        return look_up(config.model.base, config.model.revision), []
+        base = look_up(config.model.base, config.model.revision)
     except FileFormatError as error:
         return None, [Problem("model.base", f"model.base: {error}")]
+    try:
+        refusal = vae_refusal(config.model.vae, base)
+    except FileFormatError as error:
+        refusal = str(error)
+    problems = [Problem("model.vae", f"model.vae: {refusal}")] if refusal else []
+    if refusal := clip_skip_refusal(config.model.clip_skip, base):
+        problems.append(Problem("model.clip_skip", f"model.clip_skip: {refusal}"))
+    return base, problems
 
 
 def report_datasets(data: DataConfig, look_at: Scan = scan) -> tuple[DatasetReport, ...]:
@@ -209,10 +223,22 @@ def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
     return []
 
 
+def _optimizer_problems(config: RunConfig, machine: Machine) -> list[Problem]:
+    missing = what_is_missing(config.optim.kind, machine.is_card)
+    return [Problem("optim.kind", ": ".join(missing))] if missing else []
+
+
 def _disk(
-    runs: Sequence[RunConfig], datasets: Sequence[DatasetReport], base: BaseFacts | None, trained: Sequence[int]
+    runs: Sequence[RunConfig],
+    datasets: Sequence[DatasetReport],
+    base: BaseFacts | None,
+    trained: Sequence[int],
+    checkpoints: Sequence[int],
 ) -> tuple[DiskPart, ...]:
-    """Upper ends: pictures are counted as if PNG did not make them smaller. `trained`: parameters of each run."""
+    """Upper ends: pictures are counted as if PNG did not make them smaller. `trained`: parameters of each run.
+
+    `checkpoints`: bytes of one, of each run.
+    """
     config = runs[0]
     width, height = config.sample.size_px or (config.data.resolution_px,) * 2
     every, steps = config.sample.every_steps, config.train.steps
@@ -220,7 +246,7 @@ def _disk(
     shown = [one.bucket for report in datasets for p in report.placements for one in report.variants(p)]
     is_kept = config.data.cache == "disk"
     latent_values = sum(bucket.width * bucket.height // 64 * 4 for bucket in shown) if is_kept else 0
-    checkpoint = 3 * sum(trained) * FLOAT32  # the adapter and two moments
+    checkpoint = sum(checkpoints)
     files = [len(FINISHING[run.adapter.norm_axis if run.adapter.kind == "dora" else None]) for run in runs]
     exported = sum(count * each * FLOAT32 for count, each in zip(files, trained, strict=True))
     is_fetched = base is None or base.path is not None
@@ -273,6 +299,16 @@ def _prior_notices(config: RunConfig) -> list[str]:
         return []
     there = len(picture_files(prior.folder))
     return [f"{there} of {prior.count} class pictures are there; missing ones are drawn first"]
+
+
+def _schedule_notices(config: RunConfig) -> list[str]:
+    """What the optimizer's authors advise for the schedule."""
+    row, kind, schedule = config.optim.row, config.optim.kind, config.schedule
+    if row.is_schedule_free and schedule.kind != "constant":
+        return [f"schedule.kind is {schedule.kind}: {kind} averages instead of slowing down, constant suits it"]
+    if row.finds_its_rate and schedule.cycles > 1:
+        return [f"schedule.cycles is {schedule.cycles}: {kind} finds its rate best without restarts"]
+    return []
 
 
 def _machine_notices(config: RunConfig, machine: Machine, memory: Memory | None) -> list[str]:
