@@ -112,6 +112,20 @@ def test_what_chance_does_to_pictures_and_captions_is_the_same_when_resumed_and_
     assert losses_of(lora)[1] == losses_of(straight)[1]  # before it, both are the base model
 
 
+def test_a_full_fine_tune_that_was_stopped_is_the_same_to_the_byte(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_settings(adapter__kind="full", train__steps=3)
+    straight, stopped = (RunDir.create(tmp_path / "runs", config) for _ in range(2))
+    run_training(straight)
+    request_at(monkeypatch, stopped, "stop", at_step(1))
+    assert run_training(stopped) == "stopped"
+    assert run_training(stopped) == "finished"
+    assert final_adapter(stopped, 3) == final_adapter(straight, 3)
+    file = "tiny-full-full-difference.safetensors"
+    assert (stopped.exports_dir / file).read_bytes() == (straight.exports_dir / file).read_bytes()
+
+
 OPTIMIZED: list[dict[str, object]] = [  # what else a checkpoint has to hold
     {"optim": {"kind": "prodigy"}, "adapter__text_encoder": True},
     {"optim": {"kind": "adamw-schedule-free", "learning_rate": 1e-2}, "schedule__kind": "constant"},
