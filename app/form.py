@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import tomlkit
+from pydantic import BaseModel
+
 from trainer.config import RunConfig
 from trainer.config_errors import OPTIONAL_SECTIONS, SETTINGS, Setting, section_of
 
@@ -121,6 +124,8 @@ def as_text(setting: Setting, value: object) -> str:
     if isinstance(value, bool):
         return ON if value else OFF
     if isinstance(value, (list, tuple)):
+        if setting.entry is not None:
+            return "\n".join(_inline_table(setting.entry, each) for each in value)
         return _lines(value) if control_of(setting) == "lines" else ", ".join(map(_plain, value))
     return _plain(value)
 
@@ -132,6 +137,8 @@ def override(key: str, text: str) -> str:
     if not text.strip() and is_optional(setting):
         return f"{key}=none"
     match control:
+        case "lines" if setting.entry is not None:
+            return f"{key}={_toml_tables(text)}"
         case "lines":
             return f"{key}={_toml_list(text)}"
         case "numbers":
@@ -187,6 +194,20 @@ def _toml_list(text: str) -> str:
         return text.strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return json.dumps(lines, ensure_ascii=False)
+
+
+def _inline_table(model: type[BaseModel], values: Mapping[str, Any]) -> str:
+    """What differs from the defaults of `model`, on one line of TOML."""
+    table = tomlkit.inline_table()
+    table.update({name: value for name, value in values.items() if value != model.model_fields[name].default})
+    return table.as_string()
+
+
+def _toml_tables(text: str) -> str:
+    """One a line, or a whole list."""
+    if text.strip().startswith("["):
+        return text.strip()
+    return f"[{', '.join(line.strip().rstrip(',') for line in text.splitlines() if line.strip())}]"
 
 
 def _is_toml_list(text: str) -> bool:

@@ -205,13 +205,14 @@ class StoredSet:
     def set_caption(self, name: str, text: str) -> None:
         """Write the text file beside the picture; without a text there is none. Raises NoSuchSetError."""
         picture = self.picture(name)
-        file, other = (picture.with_suffix(suffix) for suffix in SUFFIXES)
+        file, *others = (picture.with_suffix(suffix) for suffix in SUFFIXES)
         if text := clean(text)[:LONGEST_CAPTION]:
             with atomic_write(file) as out:
                 out.write(text.encode())
         else:
             file.unlink(missing_ok=True)
-        other.unlink(missing_ok=True)
+        for other in others:
+            other.unlink(missing_ok=True)
 
     def set_prompt(self, prompt: str) -> None:
         with self.changing() as file:

@@ -24,8 +24,8 @@ from trainer.presets import Preset, find_preset, list_presets, preset_folders
 from trainer.run_dir import slug
 
 # Not part of a recipe: they stay when another preset is chosen, and no preset is saved with them.
-OWN = ("name", "data.folder", "data.instance_prompt", "data.prior.class_prompt", "data.prior.folder",
-       "sample.prompts", "sample.negative")  # fmt: skip
+OWN = ("name", "data.folder", "data.instance_prompt", "data.trigger", "data.more", "data.mask.source",
+       "data.prior.class_prompt", "data.prior.folder", "sample.prompts", "sample.negative")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -91,16 +91,18 @@ def _standing(studio: Studio, draft: str, seen: object) -> Standing:
         told = [Problem("model.base", f"model.base: {base}")] if isinstance(base, str) and base else []
         return Standing(form, base, None, None, (*error.problems, *told))
     try:
-        images = _scan(config.data.folder, signature(config.data.folder), config.data.smallest_side_px,
-                       config.data.longest_ratio)  # fmt: skip
-        planned = plan(config, studio.home, images=images)
+        planned = plan(config, studio.home, look_at=_look_at)
     except OSError as error:  # a file that may not be read, or that went meanwhile
         failure = classify(error)
         return Standing(form, base, config, None, (Problem("", f"{failure.sentence} {failure.fix}"),))
     return Standing(form, base, config, planned, planned.problems)
 
 
-@lru_cache(maxsize=8)
+def _look_at(folder: Path, smallest_side_px: int, longest_ratio: float) -> ImageSet:
+    return _scan(folder, signature(folder), smallest_side_px, longest_ratio)
+
+
+@lru_cache(maxsize=64)
 def _scan(folder: Path, seen: Signature, smallest_side_px: int, longest_ratio: float) -> ImageSet:
     """So that typing does not read every picture again."""
     return scan(folder, smallest_side_px, longest_ratio)
@@ -202,7 +204,7 @@ def _plan(found: Plan | None) -> dict[str, Any] | None:
         "disk": size_in_words(found.disk_bytes),
         "free": f"of {size_in_words(found.free_disk_bytes)} free",
         "passes": f"{found.passes:.3g}",
-        "pictures": found.dataset.count,
+        "pictures": found.pictures,
         "rows": [{"title": title, "text": text} for title, text in summary(found)],
     }
 

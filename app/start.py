@@ -21,7 +21,7 @@ from trainer.twins import create_runs
 from trainer.worker import ensure_worker
 
 LOCK_SECONDS = 20
-PATHS = ("data.folder", "data.prior.folder", "model.base", "model.vae")
+PATHS = ("data.folder", "data.more", "data.mask.source", "data.prior.folder", "model.base", "model.vae")
 
 
 def start(studio: Studio, key: str) -> list[RunDir]:

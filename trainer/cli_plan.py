@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainer.config_data import MoreImagesConfig
 from trainer.config_errors import ConfigError
 from trainer.config_io import load_config
+from trainer.data.report import DatasetReport, shown_in_pass, told_of_texts
 from trainer.home import Home
 from trainer.plan import Plan, plan
 from trainer.speed import Expectation
@@ -58,9 +60,9 @@ def print_plan(found: Plan, console: Console) -> None:
 def summary(found: Plan) -> list[tuple[str, str]]:
     """Titles and texts of the plan, what cannot be told left out."""
     rows = [
-        ("pictures", _pictures(found)),
-        ("sizes", ", ".join(f"{count} at {bucket}" for bucket, count in found.dataset.buckets.items())),
-        ("captions", f"{found.dataset.captions.found} found, {len(found.dataset.captions.missing)} missing"),
+        ("pictures", "\n".join(_pictures(report, len(found.datasets) > 1) for report in found.datasets)),
+        ("sizes", ", ".join(f"{count} at {bucket}" for bucket, count in shown_in_pass(found.datasets).items())),
+        ("captions", _captions(found)),
         ("steps", _steps(found)),
         ("trained", _trained(found)),
         ("memory", _memory(found)),
@@ -70,14 +72,36 @@ def summary(found: Plan) -> list[tuple[str, str]]:
     return [(title, text) for title, text in rows if text]
 
 
-def _pictures(found: Plan) -> str:
-    pictures = found.dataset.images.pictures
+def _pictures(report: DatasetReport, is_one_of_several: bool) -> str:
+    pictures = report.images.pictures
+    name = f"{report.images.folder.name}: " if is_one_of_several else ""
     if not pictures:
-        return "none"
+        return f"{name}none"
     by_area = sorted(pictures, key=lambda picture: picture.width * picture.height)
     small, large = by_area[0], by_area[-1]
     sizes = f"{small.width}x{small.height} to {large.width}x{large.height} px"
-    return f"{len(pictures)}, {sizes}; {len(found.dataset.images.left_out)} left out"
+    return f"{name}{len(pictures)}, {sizes}; {len(report.images.left_out)} left out{_as_set(report)}"
+
+
+def _as_set(report: DatasetReport) -> str:
+    """What is special about it: '; 3 repeats, weight 0.5, prior prediction, mirrored too'."""
+    one = report.settings
+    facts = {
+        f"{one.repeats} repeats": one.repeats > 1,
+        f"weight {one.weight:g}": one.weight != 1,
+        "prior prediction": isinstance(one, MoreImagesConfig) and one.role == "prior-prediction",
+        "mirrored too": one.flip,
+        "cut at five places": one.crop_jitter,
+        f"{len(report.masks.by_picture) if report.masks else 0} masks": report.masks is not None,
+    }
+    return "".join(f", {fact}" for fact, is_so in facts.items() if is_so).replace(", ", "; ", 1)
+
+
+def _captions(found: Plan) -> str:
+    captions = [report.captions for report in found.datasets]
+    counts = sum(one.found for one in captions), sum(len(one.missing) for one in captions)
+    texts = told_of_texts(found.datasets, found.config.adapter.text_encoder)
+    return f"{counts[0]} found, {counts[1]} missing; {texts}"
 
 
 def _steps(found: Plan) -> str:

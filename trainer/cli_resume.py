@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from trainer.cli_train import NoWaitOption, train_here
+from trainer.cli_train import NoWaitOption, as_one, train_here
 from trainer.home import Home
 from trainer.store import Store
 from trainer.terminal import HomeOption, RunArgument, told
@@ -15,5 +15,5 @@ app = typer.Typer(help="Go on with a run from its newest checkpoint.", add_compl
 @app.command()
 def resume(run: RunArgument, no_wait: NoWaitOption = False, home: HomeOption = None) -> None:
     """Go on with a run exactly where its newest checkpoint is."""
-    with told():
+    with told(), as_one():
         train_here(Store(Home.find(home)).find(run), wait_for_device=not no_wait)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,6 +17,8 @@ from trainer.cli_plan import print_plan
 from trainer.config_io import load_config
 from trainer.failures import ExplainedError
 from trainer.home import Home
+from trainer.launched import is_first_launched, processes_launched
+from trainer.loss_table import print_losses
 from trainer.plan import plan
 from trainer.queue import Queue
 from trainer.run_dir import RunDir
@@ -40,17 +43,22 @@ def train(
     home: HomeOption = None,
 ) -> None:
     """Plan, train and export. Ctrl-C saves and stops; `dora-studio resume` goes on from there."""
-    with told():
+    with told(), as_one():
         place = Home.find(home)
         if background and no_wait:
             raise ExplainedError(
                 "--background and --no-wait: what is queued waits for its turn.", "Leave out one of them."
             )
-        runs = _runs(source, [*(settings or ()), *(("train.twin=true",) if twin else ())], place)
+        if background and processes_launched() > 1:
+            raise ExplainedError(
+                f"--background: {processes_launched()} processes were launched, and what is queued is one.",
+                "Leave out --background.",
+            )
+        changes = [*(settings or ()), *(("train.twin=true",) if twin else ())]
         if background:
-            queue_runs(runs, place)
+            queue_runs(_runs(source, changes, place), place)
         else:
-            train_in_turn(runs, wait_for_device=not no_wait)
+            train_in_turn(_runs_of_all(lambda: _runs(source, changes, place)), wait_for_device=not no_wait)
 
 
 def queue_runs(runs: Sequence[RunDir], home: Home) -> None:
@@ -77,23 +85,44 @@ def train_here(run: RunDir, wait_for_device: bool) -> str:
     from trainer.quiet import quiet_libraries  # noqa: PLC0415 - as the next
 
     typer.echo(f"training {run.path}")
-    if not run.is_locked():  # what a killed process was asked for is not meant for this one
+    if is_first_launched() and not run.is_locked():  # what a killed process was asked for is not meant for this one
         run.clear_requests()
     quiet_libraries()
     from trainer.session import run_training  # noqa: PLC0415 - loads torch, which a run in the background does not need
 
     with stop_on_interrupt(run):
         ending = run_training(run, wait_for_device)
+    print_losses(run, Console())
     typer.echo(f"{ending}: {run.path}" + (f"\nto go on: dora-studio resume {run.id}" if ending == "stopped" else ""))
     return ending
 
 
 @contextmanager
+def as_one() -> Generator[None]:
+    """Where a launcher has started several processes, the first alone prints what is not an error, and all part."""
+    if processes_launched() == 1:
+        yield
+        return
+    from trainer.team import leave_team  # noqa: PLC0415 - loads torch
+
+    with open(os.devnull, "w") as nowhere, nullcontext() if is_first_launched() else redirect_stdout(nowhere):
+        try:
+            yield
+        finally:
+            leave_team()
+
+
+@contextmanager
 def stop_on_interrupt(run: RunDir) -> Generator[None, None, None]:
-    """The first Ctrl-C asks the run to save and stop; the second ends it at once."""
+    """The first Ctrl-C asks the run to save and stop; the second ends it at once.
+
+    A launcher of several processes hands on each Ctrl-C besides, so there the second is as the first: it ends them all
+    itself if they take half a minute.
+    """
 
     def ask(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if processes_launched() == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         run.request("stop")
         typer.echo("stopping as soon as nothing is lost; once more to end at once")
 
@@ -102,6 +131,16 @@ def stop_on_interrupt(run: RunDir) -> Generator[None, None, None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _runs_of_all(make: Callable[[], list[RunDir]]) -> list[RunDir]:
+    """The runs that are to be trained; where several processes were launched the first makes them."""
+    if processes_launched() == 1:
+        return make()
+    from trainer.team import join_team  # noqa: PLC0415 - loads torch
+
+    paths = tuple(str(run.path) for run in make()) if is_first_launched() else ()
+    return [RunDir(Path(path)) for path in join_team().agree(paths)]
 
 
 def _runs(source: str, settings: list[str], home: Home) -> list[RunDir]:

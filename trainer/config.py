@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from trainer.config_data import DataConfig
+from trainer.config_rules import check_optimizer, check_schedule
 from trainer.config_sections import (
     AdapterConfig,
-    DataConfig,
     LossConfig,
     ModelConfig,
     NoiseConfig,
@@ -45,11 +46,6 @@ class RunConfig(Section):
     def pictures_per_step(self) -> int:
         return self.train.batch_size * self.train.accumulation
 
-    @property
-    def text_encoder_learning_rate(self) -> float:
-        rate = self.optim.text_encoder_learning_rate
-        return self.optim.learning_rate / 4 if rate is None else rate
-
     @model_validator(mode="after")
     def _text_encoder_settings_need_a_text_encoder(self) -> RunConfig:
         if self.adapter.text_encoder:
@@ -69,6 +65,21 @@ class RunConfig(Section):
                 f"adapter.conv_rank is {adapter.conv_rank}, but adapter.targets, {adapter.targets}, holds no such "
                 "layer: set adapter.targets to attention-mlp-conv or take adapter.conv_rank out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_optimizer_takes_these_settings(self) -> RunConfig:
+        check_optimizer(self.optim)
+        if self.optim.row.finds_its_rate and self.train.text_encoder_stop != 1:
+            raise ValueError(
+                f"train.text_encoder_stop is {self.train.text_encoder_stop}, but {self.optim.kind} finds one rate from "
+                "all that is trained: take this setting out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_schedule_takes_these_settings(self) -> RunConfig:
+        check_schedule(self.schedule, self.train.steps)
         return self
 
     @model_validator(mode="after")

@@ -62,9 +62,15 @@ class Setting:
         return self.schema.get("type") == "array"
 
     @property
+    def entry(self) -> type[BaseModel] | None:
+        """The model of each table, where it is a list of tables."""
+        inner = get_args(self.field.annotation)[:1] if get_origin(self.field.annotation) is tuple else ()
+        return next((one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+    @property
     def expectation(self) -> str:
         """What to write, in words: 'a whole number from 1 to 256'."""
-        return _in_words(self.schema)
+        return _in_words(self.schema) if self.entry is None else f"a list of tables with {', '.join(ENTRIES[self.key])}"
 
     @property
     def default(self) -> object:
@@ -78,8 +84,8 @@ class Setting:
 
 
 def iter_settings(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[Setting]:
-    """Every setting in the order of declaration, sections opened."""
-    for name, field in model.model_fields.items():
+    """Every setting in the order of declaration, sections opened, behind those that lie beside them."""
+    for name, field in sorted(model.model_fields.items(), key=lambda item: section_of(item[1]) is not None):
         if (section := section_of(field)) is not None:
             yield from iter_settings(section, f"{prefix}{name}.")
         else:
@@ -94,7 +100,11 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 SETTINGS: Mapping[str, Setting] = {setting.key: setting for setting in iter_settings()}
-_SECTIONS = {key.rpartition(".")[0]: key for key in SETTINGS if "." in key}  # with a setting of each, to show
+ENTRIES: Mapping[str, Mapping[str, Setting]] = {  # what a table may hold, of settings that are lists of tables
+    key: {inner.key: inner for inner in iter_settings(entry)}
+    for key, setting in SETTINGS.items()
+    if (entry := setting.entry) is not None
+}
 
 
 def _optional_sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -108,10 +118,15 @@ def _optional_sections(model: type[BaseModel], prefix: str = "") -> Iterator[str
 OPTIONAL_SECTIONS = frozenset(_optional_sections(RunConfig))  # that may be absent as a whole
 
 
-def unknown_key(key: str) -> Problem:
-    if key in _SECTIONS:
-        return Problem(key, f"{key} is a section: set one of its settings, such as {_SECTIONS[key]}")
-    return Problem(key, f"{key} is no setting{_nearest(key)}")
+def unknown_key(key: str, known: Mapping[str, Setting] = SETTINGS) -> Problem:
+    if key in (sections := _sections(known)):
+        return Problem(key, f"{key} is a section: set one of its settings, such as {sections[key]}")
+    return Problem(key, f"{key} is no setting{_nearest(key, known)}")
+
+
+def _sections(known: Mapping[str, Setting]) -> dict[str, str]:
+    """Each with one of its settings, to show."""
+    return {key.rpartition(".")[0]: key for key in known if "." in key}
 
 
 def explain(error: ValidationError) -> ConfigError:
@@ -120,21 +135,37 @@ def explain(error: ValidationError) -> ConfigError:
 
 
 def _problem(details: ErrorDetails) -> Problem:
-    key = ".".join(part for part in details["loc"] if isinstance(part, str))
+    """Of a table in a list, `key` is that of the list: there is no other field to show it at."""
+    before, number, inner = _split(details["loc"])
+    if number is not None and before in ENTRIES and (inner or details["type"] == "value_error"):
+        return Problem(before, f"{before}, entry {number + 1}: {_sentence(details, inner, ENTRIES[before])}")
+    key = before if number is None or inner == "" else f"{before}.{inner}"
+    sentence = _sentence(details, key, SETTINGS)
+    return Problem(key if details["type"] != "value_error" else sentence.split(" ", 1)[0], sentence)
+
+
+def _split(loc: tuple[int | str, ...]) -> tuple[str, int | None, str]:
+    """The dotted key before the first index of a list, the index, the dotted key behind it."""
+    number = next((part for part in loc if isinstance(part, int)), None)
+    at = len(loc) if number is None else loc.index(number)
+    before, behind = (".".join(part for part in half if isinstance(part, str)) for half in (loc[:at], loc[at:]))
+    return before, number, behind
+
+
+def _sentence(details: ErrorDetails, key: str, known: Mapping[str, Setting]) -> str:
     value = details["input"]
     if details["type"] == "extra_forbidden":
-        return unknown_key(key)
+        return unknown_key(key, known).sentence
+    if details["type"] == "value_error":  # a rule between settings, which names the first by its name in its section
+        return f"{key}{'.' if key else ''}{details['msg'].removeprefix('Value error, ')}"
     if key == "config_version":
-        return Problem(key, _about_version(value))
+        return _about_version(value)
     if details["type"] == "missing" and isinstance(details["loc"][-1], str):
-        needed = SETTINGS[key].expectation if key in SETTINGS else "its settings"
-        return Problem(key, f"{key} is missing: give {needed}")
-    if key in SETTINGS:
-        return Problem(key, f"{key} is {_shown(value)}: give {SETTINGS[key].expectation}")
-    if not key:
-        text = details["msg"].removeprefix("Value error, ")
-        return Problem(text.split(" ", 1)[0], text)
-    return Problem(key, f"{key} is {_shown(value)}: it is a section, give a table of settings")
+        needed = known[key].expectation if key in known else "its settings"
+        return f"{key} is missing: give {needed}"
+    if key in known:
+        return f"{key} is {_shown(value)}: give {known[key].expectation}"
+    return f"{key} is {_shown(value)}: it is a section, give a table of settings"
 
 
 def _about_version(value: object) -> str:
@@ -150,13 +181,13 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _nearest(key: str) -> str:
+def _nearest(key: str, known: Mapping[str, Setting]) -> str:
     """By the whole key; else by its last word alone, which may belong to another section or to several."""
-    close = difflib.get_close_matches(key, [*SETTINGS, *_SECTIONS], n=1, cutoff=0.7)
+    close = difflib.get_close_matches(key, [*known, *_sections(known)], n=1, cutoff=0.7)
     if not close:
-        names = {known.rpartition(".")[2] for known in SETTINGS}
+        names = {each.rpartition(".")[2] for each in known}
         near = difflib.get_close_matches(key.rpartition(".")[2], names, n=1, cutoff=0.7)
-        close = [known for known in SETTINGS if known.rpartition(".")[2] in near]
+        close = [each for each in known if each.rpartition(".")[2] in near]
     return f": did you mean {' or '.join(close)}?" if close else ": `dora-studio presets settings` lists all"
 
 

@@ -13,6 +13,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from trainer.config import RunConfig, renewed
+from trainer.config_data import ALPHA
 from trainer.config_errors import OPTIONAL_SECTIONS, SETTINGS, ConfigError, Problem, Setting, explain, unknown_key
 from trainer.data.scan import picture_files
 from trainer.home import Home
@@ -135,14 +136,15 @@ def _parse_value(text: str, setting: Setting) -> object:
     return [value] if setting.is_list and isinstance(value, str) else value
 
 
-_FOLDERS = ("data.folder", "data.prior.folder")
+_FOLDERS = ("data.folder", "data.prior.folder", "data.mask.source")
 _MODELS = ("model.base", "model.vae")  # a folder, a file, or the name of a model elsewhere
+_TABLES: Mapping[str, Sequence[str]] = {"data.more": ("folder", "mask.source")}  # folders in the tables of a list
 
 
-def _anchored(values: Values, root: Path) -> Values:
+def _anchored(values: Values, root: Path, keys: Sequence[str] = (*_FOLDERS, *_MODELS, *_TABLES)) -> Values:
     """The same values, relative paths made absolute from `root`."""
     values = copy.deepcopy(values)
-    for key in (*_FOLDERS, *_MODELS):
+    for key in keys:
         *sections, name = key.split(".")
         table: object = values
         for section in sections:
@@ -153,10 +155,14 @@ def _anchored(values: Values, root: Path) -> Values:
 
 
 def _anchored_value(key: str, value: object, root: Path) -> object:
-    if not isinstance(value, str) or not value or key not in (*_FOLDERS, *_MODELS):
+    if key in _TABLES and isinstance(value, list):
+        tables = cast(list[object], value)
+        return [_anchored(cast(Values, one), root, _TABLES[key]) if isinstance(one, dict) else one for one in tables]
+    is_folder = key in _FOLDERS or key in _TABLES["data.more"]
+    if not isinstance(value, str) or not value or value == ALPHA or not (is_folder or key in _MODELS):
         return value
     path = root / os.path.expanduser(value)  # Path's own raises for a person that is not known
-    if key in _FOLDERS:
+    if is_folder:
         return str(path)
     is_path = value.startswith((".", "~")) or _exists(path)
     return str(path) if is_path else value
@@ -171,6 +177,15 @@ def _exists(path: Path) -> bool:
 
 def _take_steps_from_pictures(values: Values, preset: Preset) -> None:
     """Set train.steps by the preset's rule, unless somebody did or there is no folder to count in."""
-    folder = values.get("data", {}).get("folder")
-    if preset.steps is not None and "steps" not in values.get("train", {}) and isinstance(folder, str):
-        values.setdefault("train", {})["steps"] = preset.steps.for_pictures(len(picture_files(Path(folder))))
+    folders = _trained_folders(values.get("data", {}))
+    if preset.steps is not None and "steps" not in values.get("train", {}) and folders:
+        pictures = sum(len(picture_files(Path(folder))) for folder in folders)
+        values.setdefault("train", {})["steps"] = preset.steps.for_pictures(pictures)
+
+
+def _trained_folders(data: Values) -> list[str]:
+    """Of values that nobody has checked yet."""
+    more = data.get("more", [])
+    tables = [data, *(more if isinstance(more, list) else [])]
+    trained = [one for one in tables if isinstance(one, dict) and one.get("role") != "prior-prediction"]
+    return [one["folder"] for one in trained if isinstance(one.get("folder"), str)]

@@ -6,17 +6,17 @@ refuse keys that are not declared. A setting that may be absent is None by defau
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dora_core.families import TargetSet
 from dora_core.spec import Kind, NormAxis, NormGradient
+from trainer.optimizers import OPTIMIZERS, Betas, OptimizerKind, OptimizerRow
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PredictionChoice = Literal["auto", "epsilon", "v"]
-ScheduleKind = Literal["cosine", "constant"]
+ScheduleKind = Literal["cosine", "constant", "linear", "rex"]
 Weighting = Literal["none", "min-snr", "soft-min-snr", "debiased", "p2"]
 LossKind = Literal["l2", "huber", "smooth-l1"]
 DeltaSchedule = Literal["constant", "snr"]
@@ -39,7 +39,15 @@ class ModelConfig(Section):
     vae: str | None = Field(
         default=None,
         title="Other VAE",
-        description="A folder or hub id of a VAE to use in place of the base model's own.",
+        description="A .safetensors file, folder or hub id of a VAE to use in place of the base model's own.",
+    )
+    clip_skip: int | None = Field(
+        default=None,
+        ge=1,
+        le=24,
+        title="CLIP skip",
+        description="Layer of the text encoder that is listened to, from its end, as ComfyUI counts: 1 is the last; "
+        "absent: the one that the model was made with, 1 for SD 1, 2 for SD 2 and SDXL.",
     )
     prediction: PredictionChoice = Field(
         default="auto", title="Prediction", description="What the base model predicts; auto: as its files say."
@@ -48,76 +56,6 @@ class ModelConfig(Section):
         default=None,
         title="Zero terminal SNR",
         description="Whether the last timestep of the noise schedule is pure noise; absent: as the model's files say.",
-    )
-
-
-class PriorConfig(Section):
-    """Prior preservation: pictures of the class, made by the base model, keep it from forgetting the class."""
-
-    class_prompt: str = Field(
-        min_length=1, title="Class prompt", description="What the subject is one of, such as 'a dog'."
-    )
-    count: int = Field(
-        default=100,
-        ge=1,
-        le=10_000,
-        title="Class pictures",
-        description="How many there should be; missing ones are generated.",
-    )
-    weight: float = Field(
-        default=1.0,
-        gt=0,
-        le=10,
-        title="Weight of the class",
-        description="Of the class pictures' loss beside the subject's.",
-    )
-    folder: Path | None = Field(
-        default=None,
-        title="Class folder",
-        description="Where class pictures lie or are put; absent: one of this base model and prompt, shared by runs.",
-    )
-
-
-class DataConfig(Section):
-    folder: Path = Field(title="Pictures", description="The folder of pictures, captions beside them.")
-    instance_prompt: str = Field(
-        default="",
-        title="Prompt of the set",
-        description="What every picture without a caption file of its own is called.",
-    )
-    resolution_px: PicturePixels = Field(
-        default=512,
-        title="Resolution",
-        description="Side of a square with as many pixels as a training picture has, about.",
-    )
-    bucket_step_px: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = Field(
-        default=64, title="Bucket step", description="Training pictures' sides are multiples of this."
-    )
-    bucket_ratio: float = Field(
-        default=2.0, ge=1, le=4, title="Longest bucket", description="Longest side by shortest; 1: squares only."
-    )
-    smallest_side_px: int = Field(
-        default=64,
-        ge=1,
-        le=4096,
-        title="Smallest side",
-        description="Pictures with a shorter side are left out, by name.",
-    )
-    longest_ratio: float = Field(
-        default=4.0,
-        ge=1,
-        le=100,
-        title="Longest picture",
-        description="Pictures longer than this for their width are left out.",
-    )
-    background: str = Field(
-        default="#ffffff",
-        pattern="^#[0-9a-fA-F]{6}$",
-        title="Background",
-        description="Colour below transparent pictures, as #rrggbb.",
-    )
-    prior: PriorConfig | None = Field(
-        default=None, title="Prior preservation", description="Class pictures that are trained along; absent: none."
     )
 
 
@@ -169,19 +107,32 @@ class AdapterConfig(Section):
 
 
 class OptimConfig(Section):
-    learning_rate: float = Field(
-        default=1e-4,
+    kind: OptimizerKind = Field(
+        default="adamw",
+        title="Optimizer",
+        description="adamw8bit needs bitsandbytes and a card; prodigy finds the rate by itself.",
+    )
+    learning_rate: float | None = Field(
+        default=None,
         gt=0,
-        le=0.1,
+        le=10,
         title="Learning rate",
-        description="Of the UNet's adapter, at the top of the schedule.",
+        description="Of the UNet's adapter, at the top of the schedule; absent: 1e-4 for adamw, 2e-5 for lion, "
+        "2e-4 for adamw-schedule-free, 1 for prodigy, a factor of the rate that it finds.",
     )
     text_encoder_learning_rate: float | None = Field(
         default=None,
         gt=0,
-        le=0.1,
+        le=10,
         title="Learning rate of the text encoder",
-        description="Absent: a quarter of the learning rate.",
+        description="Absent: a quarter of the learning rate; with prodigy the same.",
+    )
+    up_factor: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        title="LoRA+ ratio",
+        description="Learning rate of the up factors by that of the down factors; LoRA+ advises more than 1.",
     )
     magnitude_factor: float = Field(
         default=1.0,
@@ -191,27 +142,82 @@ class OptimConfig(Section):
         description="Learning rate of DoRA's magnitudes by the others'.",
     )
     weight_decay: float = Field(
-        default=0.01, ge=0, le=1, title="Weight decay", description="AdamW's, of the factors; magnitudes have none."
+        default=0.01,
+        ge=0,
+        le=1,
+        title="Weight decay",
+        description="Of the factors, in proportion to the rate; magnitudes have none.",
     )
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.999), title="Betas", description="AdamW's averaging of the gradient and of its square."
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = Field(
+        default=None,
+        title="Betas",
+        description="Averaging of the gradient and of its square; absent: 0.9 and 0.999, for lion 0.99.",
     )
     clip_norm: float = Field(
-        default=1.0, gt=0, le=1000, title="Gradient clip", description="Largest norm of all gradients together."
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="Gradient clip",
+        description="Largest norm of all gradients together; 0: whatever it is.",
     )
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        title="Average of the adapter",
+        description="What is kept at each step of a moving average (EMA), which is drawn and exported, such as 0.99.",
+    )
+
+    @property
+    def row(self) -> OptimizerRow:
+        return OPTIMIZERS[self.kind]
+
+    @property
+    def rate(self) -> float:
+        return self.row.learning_rate if self.learning_rate is None else self.learning_rate
+
+    @property
+    def text_encoder_rate(self) -> float:
+        if self.text_encoder_learning_rate is not None:
+            return self.text_encoder_learning_rate
+        return self.rate if self.row.finds_its_rate else self.rate / 4
+
+    @property
+    def own_betas(self) -> Betas | None:
+        """None for an optimizer that has none."""
+        return self.betas or self.row.betas
 
 
 class ScheduleConfig(Section):
     kind: ScheduleKind = Field(
-        default="cosine", title="Schedule", description="Of the learning rate after warm-up: falls to 0, or stays."
+        default="cosine",
+        title="Schedule",
+        description="How the learning rate falls to 0 after warm-up, or that it stays; rex: fastest at the end.",
     )
     warmup: float = Field(
         default=0.05,
         ge=0,
-        le=0.5,
+        le=1_000_000,
         title="Warm-up",
-        description="Share of the steps in which the learning rate rises from 0.",
+        description="How long the learning rate rises from 0: up to 0.5 a share of the steps, from 1 on their number.",
     )
+    decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        title="Falls during",
+        description="The last share of the steps after warm-up, such as 0.2; before, it stays (warmup-stable-decay).",
+    )
+    cycles: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        title="Falls",
+        description="How many times it falls, each time from the top; cosine: with warm restarts.",
+    )
+
+    def warmup_steps(self, steps: int) -> int:
+        return round(self.warmup * steps) if self.warmup < 1 else round(self.warmup)
 
 
 class TrainConfig(Section):

@@ -16,6 +16,7 @@ POINTS = (
     "checkpoint.promoted",
     "checkpoint.pruned",
     "metrics.appended",
+    "teammate.stepped",
     "samples.drawn",
     "samples.promoted",
     "compare.written",

@@ -41,7 +41,7 @@ def draw_one_by_one(components: Components, column: Column, shots: Sequence[Shot
     """As draw_column; the model is as it was when the last picture has been taken."""
     with nullcontext() if column.file is None else merged(components, column.file, column.strength):
         for shot in shots:
-            yield draw_picture(components.pipeline, shot)
+            yield draw_picture(components, shot)
 
 
 def consumer_of(info: AdapterInfo, name: str) -> Consumer:

@@ -7,33 +7,46 @@ loads anything.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from dora_core.errors import FileFormatError
+from trainer.base_choices import clip_skip_refusal, vae_refusal
 from trainer.base_files import BaseFacts, look_up
 from trainer.config import RunConfig
+from trainer.config_data import DataConfig
 from trainer.config_errors import Problem
 from trainer.config_sections import Precision
-from trainer.data.report import DatasetReport, dataset_notices, report_dataset
-from trainer.data.scan import ImageSet, picture_files
+from trainer.data.report import (
+    DatasetReport,
+    batches_per_pass,
+    dataset_notices,
+    notices_of_all,
+    report_dataset,
+)
+from trainer.data.scan import ImageSet, picture_files, scan
 from trainer.devices import read_driver
 from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
 from trainer.home import Home
 from trainer.memory_advice import smaller_settings
+from trainer.optimizers import what_is_missing
 from trainer.speed import Expectation, expected_speed
 from trainer.twins import configs_of
 from trainer.vram import (
     FLOAT32,
     Memory,
     adapter_parameters,
+    checkpoint_bytes,
     parts_below_rank,
     training_memory,
     unmatched_patterns,
 )
+
+Scan = Callable[[Path, int, float], ImageSet]
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ class Plan:
 
     config: RunConfig
     machine: Machine
-    dataset: DatasetReport
+    datasets: tuple[DatasetReport, ...]  # data's own, then those of data.more
     base: BaseFacts | None
     passes: float  # over the pictures
     trainable: Mapping[str, int]  # parameters, by part of the base model; of a twin run, DoRA's
@@ -73,6 +86,10 @@ class Plan:
         return not self.problems
 
     @property
+    def pictures(self) -> int:
+        return sum(report.count for report in self.datasets)
+
+    @property
     def seconds(self) -> float | None:
         """Of all steps of all runs, without loading, samples and checkpoints."""
         return sum(speed.seconds_per_step for speed in self.speeds) * self.config.train.steps if self.speeds else None
@@ -82,16 +99,15 @@ class Plan:
         return sum(part.size_bytes for part in self.disk)
 
 
-def plan(
-    config: RunConfig, home: Home | None = None, machine: Machine | None = None, images: ImageSet | None = None
-) -> Plan:
+def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = None, look_at: Scan = scan) -> Plan:
     """The plan of a run on this machine, with what `home` remembers of its speed.
 
-    `images`: the folder as `scan` saw it, where somebody has it already.
+    `look_at`: `scan`, or what gives the same and remembers it.
     """
     home = home or Home.find()
     machine = machine or this_machine()
-    dataset = report_dataset(config.data, images)
+    datasets = report_datasets(config.data, look_at)
+    trained = [report for report in datasets if report.settings not in config.data.kept]
     base, base_problems = _base(config)
     is_known = base is not None and base.family is not None
     runs = configs_of(config)
@@ -102,26 +118,30 @@ def plan(
         if base is not None and is_known
     ]
     memory = max(memories, key=lambda one: one.peak_bytes, default=None)
-    disk = _disk(runs, dataset, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs))
+    checkpoints = [checkpoint_bytes(run, base) for run in runs] if base and is_known else []
+    disk = _disk(runs, datasets, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs), checkpoints)
     free = free_bytes(home.runs)
     problems = [
-        *_data_problems(config, dataset),
+        *_data_problems(datasets),
         *base_problems,
+        *_optimizer_problems(config, machine),
         *(_adapter_problems(config, base) if base and is_known else []),
         *_disk_problems(disk, free),
     ]
     notices = [
-        *dataset_notices(dataset, config.train.batch_size, 77 if base is None else base.tokens),
+        *notices_of_all(trained, config.train.batch_size),
+        *_set_notices(datasets, 77 if base is None else base.tokens),
         *_base_notices(config, base),
         *_prior_notices(config),
+        *_schedule_notices(config),
         *_machine_notices(config, machine, memory),
     ]
     return Plan(
         config,
         machine,
-        dataset,
+        datasets,
         base,
-        config.train.steps * config.train.accumulation / max(dataset.batches_per_pass(config.train.batch_size), 1),
+        config.train.steps * config.train.accumulation / max(batches_per_pass(trained, config.train.batch_size), 1),
         adapters[-1] if adapters else {},
         memory,
         tuple(speed for run in runs if (speed := expected_speed(home, run, "cuda" if machine.is_card else "cpu"))),
@@ -149,28 +169,44 @@ def precision_on(config: RunConfig, machine: Machine) -> Precision:
 
 def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
     try:
-        return look_up(config.model.base, config.model.revision), []
+        base = look_up(config.model.base, config.model.revision)
     except FileFormatError as error:
         return None, [Problem("model.base", f"model.base: {error}")]
+    try:
+        refusal = vae_refusal(config.model.vae, base)
+    except FileFormatError as error:
+        refusal = str(error)
+    problems = [Problem("model.vae", f"model.vae: {refusal}")] if refusal else []
+    if refusal := clip_skip_refusal(config.model.clip_skip, base):
+        problems.append(Problem("model.clip_skip", f"model.clip_skip: {refusal}"))
+    return base, problems
 
 
-def _data_problems(config: RunConfig, dataset: DatasetReport) -> list[Problem]:
-    folder = config.data.folder
-    if not folder.is_dir():
-        return [
-            Problem("data.folder", f"data.folder is {str(folder)!r}: there is no such folder, give one with pictures")
-        ]
-    if not dataset.count:
-        looked_at = len(dataset.images.left_out)
-        found = f"{looked_at} files, none of which can be used" if looked_at else "no pictures"
-        return [
-            Problem("data.folder", f"data.folder is {str(folder)!r}: it holds {found}, put 10 to 50 pictures there")
-        ]
-    missing = len(dataset.captions.missing)
-    if missing and not config.data.instance_prompt:
-        sentence = f"data.instance_prompt is empty, and {missing} of {dataset.count} pictures have no caption: give one"
-        return [Problem("data.instance_prompt", f"{sentence} of both")]
-    return []
+def report_datasets(data: DataConfig, look_at: Scan = scan) -> tuple[DatasetReport, ...]:
+    return tuple(
+        report_dataset(one, data, look_at(one.folder, data.smallest_side_px, data.longest_ratio))
+        for one in (data, *data.more)
+    )
+
+
+def _data_problems(datasets: Sequence[DatasetReport]) -> list[Problem]:
+    """By the key of the setting; of a further set by that of the list, which says the number."""
+    first, *more = datasets
+    problems = [Problem(f"data.{text.split(' ')[0].rstrip(':')}", f"data.{text}") for text in first.problems]
+    return problems + [
+        Problem("data.more", f"data.more, entry {number}: {text}")
+        for number, report in enumerate(more, start=1)
+        for text in report.problems
+    ]
+
+
+def _set_notices(datasets: Sequence[DatasetReport], tokens: int) -> list[str]:
+    """Where there are several sets, each with the name of its folder."""
+    return [
+        f"{report.images.folder.name}: {notice}" if len(datasets) > 1 else notice
+        for report in datasets
+        for notice in dataset_notices(report, tokens)
+    ]
 
 
 def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
@@ -187,18 +223,30 @@ def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
     return []
 
 
+def _optimizer_problems(config: RunConfig, machine: Machine) -> list[Problem]:
+    missing = what_is_missing(config.optim.kind, machine.is_card)
+    return [Problem("optim.kind", ": ".join(missing))] if missing else []
+
+
 def _disk(
-    runs: Sequence[RunConfig], dataset: DatasetReport, base: BaseFacts | None, trained: Sequence[int]
+    runs: Sequence[RunConfig],
+    datasets: Sequence[DatasetReport],
+    base: BaseFacts | None,
+    trained: Sequence[int],
+    checkpoints: Sequence[int],
 ) -> tuple[DiskPart, ...]:
-    """Upper ends: pictures are counted as if PNG did not make them smaller. `trained`: parameters of each run."""
+    """Upper ends: pictures are counted as if PNG did not make them smaller. `trained`: parameters of each run.
+
+    `checkpoints`: bytes of one, of each run.
+    """
     config = runs[0]
     width, height = config.sample.size_px or (config.data.resolution_px,) * 2
     every, steps = config.sample.every_steps, config.train.steps
     rounds = 2 + (steps // every if every else 0)
-    latent_values = (
-        sum(p.bucket.width * p.bucket.height for p in dataset.placements) // 64 * 4 * 2
-    )  # mean and deviation
-    checkpoint = 3 * sum(trained) * FLOAT32  # the adapter and two moments
+    shown = [one.bucket for report in datasets for p in report.placements for one in report.variants(p)]
+    is_kept = config.data.cache == "disk"
+    latent_values = sum(bucket.width * bucket.height // 64 * 4 for bucket in shown) if is_kept else 0
+    checkpoint = sum(checkpoints)
     files = [len(FINISHING[run.adapter.norm_axis if run.adapter.kind == "dora" else None]) for run in runs]
     exported = sum(count * each * FLOAT32 for count, each in zip(files, trained, strict=True))
     is_fetched = base is None or base.path is not None
@@ -251,6 +299,16 @@ def _prior_notices(config: RunConfig) -> list[str]:
         return []
     there = len(picture_files(prior.folder))
     return [f"{there} of {prior.count} class pictures are there; missing ones are drawn first"]
+
+
+def _schedule_notices(config: RunConfig) -> list[str]:
+    """What the optimizer's authors advise for the schedule."""
+    row, kind, schedule = config.optim.row, config.optim.kind, config.schedule
+    if row.is_schedule_free and schedule.kind != "constant":
+        return [f"schedule.kind is {schedule.kind}: {kind} averages instead of slowing down, constant suits it"]
+    if row.finds_its_rate and schedule.cycles > 1:
+        return [f"schedule.cycles is {schedule.cycles}: {kind} finds its rate best without restarts"]
+    return []
 
 
 def _machine_notices(config: RunConfig, machine: Machine, memory: Memory | None) -> list[str]:

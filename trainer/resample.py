@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from trainer.build import inject_adapters, load_examples, sample_shots
+from trainer.build import first_caption, inject_adapters, sample_shots
 from trainer.checkpoints import ADAPTER, CheckpointStore, load_weights, read_state
 from trainer.components import load_components
 from trainer.compute import choose_compute
@@ -33,12 +33,12 @@ def draw_run(run: RunDir, overrides: Sequence[str] = ()) -> Path:
     if newest is None:
         raise NoCheckpointError(f"{run.id} has no whole checkpoint yet.", "Train it, or wait for its first checkpoint.")
     prompts = config.sample.prompts or config.data.instance_prompt
-    shots = sample_shots(config, "" if prompts else load_examples(config.data)[0].caption)
+    shots = sample_shots(config, "" if prompts else first_caption(config.data))
     compute = choose_compute(config.train.precision)
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
     load_weights(inject_adapters(config, components), read_state(newest.folder / ADAPTER))
     folder = run.samples_dir / f"asked-{newest.step:06d}-{cache_key(shots)[:8]}"
-    draw_samples(components.pipeline, shots, folder)
+    draw_samples(components, shots, folder)
     EventLog(run.events_file).append(Sampled(step=newest.step, folder=folder.relative_to(run.path).as_posix()))
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from random import Random
 
 import torch
 
@@ -16,3 +17,8 @@ def seed_of(*names: int | str) -> int:
 def generator(*names: int | str) -> torch.Generator:
     """On the CPU whatever the device, so that every device sees the same noise."""
     return torch.Generator().manual_seed(seed_of(*names))
+
+
+def chance(*names: int | str) -> Random:
+    """For choices outside of tensors."""
+    return Random(seed_of(*names))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -26,20 +27,21 @@ from trainer.disk import require_free
 from trainer.events import EventLog, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
 from trainer.export import export_adapter
 from trainer.export_targets import finishing_targets
-from trainer.failures import classify
 from trainer.faults import crash_point
 from trainer.finishing import export_all
 from trainer.health import relative_change
 from trainer.home import Home
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
-from trainer.optim import describe_groups
+from trainer.optim import describe_groups, require_optimizer
 from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
 from trainer.sampling import draw_samples, remove_unfinished
 from trainer.speed import record_speed
 from trainer.status import PHASES
+from trainer.team import Team, join_team, note_on_shares, require_shares
+from trainer.teammate import accompany, failure_of
 from trainer.training import Every, Training
 from trainer.watch import StopAskedError, Watch, answer_stop
 
@@ -50,16 +52,21 @@ def run_training(run: RunDir, wait_for_device: bool = True) -> Ending:
     """Train the run, from its newest checkpoint where it has one, and export the adapter when it is finished.
 
     Where another run trains on the device it waits, or raises DeviceBusyError if it shall not. Raises RunBusyError
-    where another process works on the run. Any other error is in the events before it is raised.
+    where another process works on the run. Any other error is in the events before it is raised. Of several processes
+    that were launched together the first does all this, and the others help it.
     """
+    team = join_team()
+    if not team.is_first:
+        config = parse_config(read_toml(run.config_file))
+        return accompany(run, config, choose_compute(config.train.precision), home_of(run), team)
     with run.hold():
         try:
-            return _work(run, parse_config(read_toml(run.config_file)), wait_for_device)
+            return _work(run, parse_config(read_toml(run.config_file)), wait_for_device, team)
         except BaseException as error:
             run.require()  # else that is why
-            failure = classify(error)
+            failure = failure_of(error, run)
             failed = Failed(category=failure.category, sentence=failure.sentence, fix=failure.fix, trace=failure.trace)
-            with contextlib.suppress(OSError):  # the disk may be what failed
+            with suppress(OSError):  # the disk may be what failed
                 EventLog(run.events_file).append(failed)
             raise
 
@@ -69,7 +76,7 @@ def home_of(run: RunDir) -> Home:
     return Home(run.path.parent.parent) if run.path.parent.name == "runs" else Home.find()
 
 
-def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
+def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> Ending:
     events, store = EventLog(run.events_file), CheckpointStore(run.checkpoints_dir, config.save.keep_last)
     store.clean()
     remove_unfinished(run.samples_dir)
@@ -78,13 +85,20 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
         store.prune(newest.folder)
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
+    require_optimizer(config.optim.kind, compute.device)
+    require_shares(config.train.accumulation, team)
+    _warn(run, note_on_shares(config.train.accumulation, team))
     try:
-        patience = _Patience(run, compute.name, wait_for_device)
-        with hold_device(compute.name, run.path, patience), memory_explained(config):
-            _write_environment(run, compute)
-            ending = _train_and_export(run, config, compute, store, newest)
+        with ExitStack() as held:
+            for device in sorted(team.collect((compute.name,))):
+                held.enter_context(hold_device(device, run.path, _Patience(run, device, wait_for_device, team)))
+            held.enter_context(memory_explained(config))
+            team.tell("go")
+            _write_environment(run, compute, team, {})
+            ending = _train_and_export(run, config, compute, store, newest, team)
     except StopAskedError:
         ending = "stopped"
+    team.tell("stop" if ending == "stopped" else "go")
     if ending == "finished":
         # A run whose steps were lowered below what it had done is where it was.
         events.append(Finished(step=max(config.train.steps, newest.step if newest else 0)))
@@ -95,34 +109,35 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool) -> Ending:
 
 
 def _train_and_export(
-    run: RunDir, config: RunConfig, compute: Compute, store: CheckpointStore, newest: Checkpoint | None
+    run: RunDir, config: RunConfig, compute: Compute, store: CheckpointStore, newest: Checkpoint | None, team: Team
 ) -> Ending:
-    home, report = home_of(run), _Report(run)
+    home, report = home_of(run), _Report(run, team)
     report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
-    training = build_training(config, components, compute, home, report)
+    _write_environment(run, compute, team, _commit(components))
+    training = build_training(config, components, compute, home, report, team)
     require_free(run.path, size_bytes(training) * (config.save.keep_last + 1), "the run")
     if newest is not None:
         restore(training, newest)
-        if note := note_on_threads(newest, compute):
-            _warn(run, note)
+        _warn(run, note_on_threads(newest, compute))
     print(describe_groups(training.adapters, training.optimizer), flush=True)
     report("training")
     with ProgressBar(training.steps, training.progress.step) as bar:
         watch = _watch(run, config, components, training, store, compute, bar)
         ending = train(training, watch)
-    if watch.seconds:
+    if watch.seconds and team.size == 1:  # what a plan counts with
         record_speed(home, config, str(compute.device), watch.median_seconds)
     if ending == "finished":
-        if note := faintness(relative_change(training.adapters)):
-            _warn(run, note)
+        _warn(run, faintness(relative_change(training.adapters)))
         export_run(run, config, components, training, report)
     return ending
 
 
 def _warn(run: RunDir, note: str) -> None:
-    EventLog(run.events_file).append(Warned(text=note))
-    print(note, flush=True)
+    """Nothing where the note is empty."""
+    if note:
+        EventLog(run.events_file).append(Warned(text=note))
+        print(note, flush=True)
 
 
 def export_run(run: RunDir, config: RunConfig, components: Components, training: Training, report: _Report) -> None:
@@ -134,8 +149,9 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         base_model=config.model.base,
         base_model_sha256=base.sha256,
         prediction=training.denoiser.schedule.prediction,
-        trigger_phrase=config.data.instance_prompt or None,
-        provenance={"steps": str(training.steps), "seed": str(training.seed)},
+        trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
+        clip_skip=config.model.clip_skip,
+        provenance={"steps": str(training.steps), "seed": str(training.seed)} | _commit(components),
     )
     kind = config.adapter.kind
     stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
@@ -164,15 +180,16 @@ def _watch(
     compute: Compute,
     bar: ProgressBar,
 ) -> Watch:
-    shots = sample_shots(config, training.datasets[0].examples[0].caption)
+    shots = sample_shots(config, training.datasets[0].plain_batch([0]).captions[0])
     return Watch(
         run=run,
         store=store,
-        draw=partial(draw_samples, components.pipeline, shots),
+        draw=partial(draw_samples, components, shots),
         peak_mib=lambda: compute.peak_mib,
         bar=bar,
         save_every=Every(config.save.every_steps),
         sample_every=Every(config.sample.every_steps),
+        team=training.team,
     )
 
 
@@ -195,10 +212,12 @@ class _Patience:
     run: RunDir
     device: str
     is_patient: bool
+    team: Team
     said: str = ""
 
     def __call__(self, holder: Holder | None) -> None:
         answer_stop(self.run)
+        self.team.tell("wait")
         if not self.is_patient:
             raise DeviceBusyError(self.device, holder)
         sentence = f"{named(self.device)} is in use by {told(holder)}: waiting until it is free"
@@ -213,25 +232,33 @@ class _Report:
     """Phases before and after training: an event each, a line when another begins, and a moment to answer a stop."""
 
     run: RunDir
+    team: Team
     said: PhaseName = "starting"
 
     def __call__(self, name: PhaseName, done: int = 0, total: int = 0) -> None:
         answer_stop(self.run)
+        self.team.tell("wait")
         EventLog(self.run.events_file).append(Phase(name=name, done=done, total=total))
         if name != self.said:
             self.said = name
             print(f"{PHASES[name][1]} ...", flush=True)
 
 
-def _write_environment(run: RunDir, compute: Compute) -> None:
-    """What the run was made with, for whoever wants to do it again."""
+def _commit(components: Components) -> dict[str, str]:
+    """Which of the versions of a model on the hub it is."""
+    return {} if components.commit is None else {"base_model_commit": components.commit}
+
+
+def _write_environment(run: RunDir, compute: Compute, team: Team, base: Mapping[str, str]) -> None:
+    """What the run was made with, for whoever wants to do it again; `base`: what is known of the base model by then."""
     facts: dict[str, object] = {
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": str(compute.device),
         "precision": compute.precision,
         "threads": torch.get_num_threads(),
+        "processes": team.size,
     }
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
     with atomic_write(run.environment_file) as file:
-        file.write(json.dumps(facts | versions, indent=1).encode())
+        file.write(json.dumps({**facts, **versions, **base}, indent=1).encode())

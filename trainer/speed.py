@@ -61,7 +61,7 @@ def speed_of(config: RunConfig, device: str, seconds_per_step: float) -> Speed:
         kind=config.adapter.kind,
         targets=config.adapter.targets,
         text_encoder=config.adapter.text_encoder,
-        has_prior=config.data.prior is not None,
+        has_prior=config.data.prior is not None or bool(config.data.kept),
         resolution_px=config.data.resolution_px,
         pictures_per_step=config.pictures_per_step,
         batch_size=config.train.batch_size,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from dora_core.adapter import Adapter
 from trainer.config_sections import LossConfig
 from trainer.data.dataset import Batch
 from trainer.data.text_cache import TextSource
@@ -29,6 +31,7 @@ class Denoiser:
 
     family: str
     unet: nn.Module
+    adapters: Mapping[str, Adapter]  # of all parts
     text: TextSource
     schedule: NoiseSchedule
     autocast: Callable[[], AbstractContextManager[object]]
@@ -36,26 +39,42 @@ class Denoiser:
 
     def loss(self, batch: Batch, draw: Draw) -> Loss:
         """That of `batch` at the noise and timesteps of `draw`."""
-        parameter = next(self.unet.parameters())
-        device, dtype = parameter.device, parameter.dtype
+        device = next(self.unet.parameters()).device
         latents, noise, timesteps = (t.to(device) for t in (batch.latents, draw.noise, draw.timesteps))
         alpha_bar = self.schedule.at(timesteps)
         added = noise if draw.perturbation is None else noise + draw.perturbation.to(device)
         noisy = add_noise(latents, added, alpha_bar)  # (batch, c, h/8, w/8)
-        with self.autocast():
-            conditioning = self.text.conditioning(batch.captions).to(device, dtype)
-            arguments = unet_arguments(self.family, conditioning, batch.framings)
-            predicted = self.unet(noisy.to(dtype), timesteps, **arguments).sample
-        target = prediction_target(latents, noise, alpha_bar, self.schedule.prediction)
+        predicted = self._predicted(batch, noisy, timesteps)
+        if batch.keeps_base:
+            target = self._base_predicted(batch, noisy, timesteps)
+        else:
+            target = prediction_target(latents, noise, alpha_bar, self.schedule.prediction)
         squared = squared_error(predicted, target)  # (batch, c, h/8, w/8)
-        error = sized(squared, alpha_bar, self.objective)
-        weight = timestep_weight(alpha_bar, self.schedule.prediction, self.objective)
-        return Loss(diffusion_loss(error, weight), squared.detach().mean(dim=(1, 2, 3)))
+        pixel_weights = batch.pixel_weights.to(device)
+        error = sized(squared, alpha_bar, self.objective) * pixel_weights
+        weight = timestep_weight(alpha_bar, self.schedule.prediction, self.objective).flatten()
+        weighted = diffusion_loss(error, weight * batch.weights.to(device))
+        return Loss(weighted, (squared.detach() * pixel_weights).mean(dim=(1, 2, 3)))
+
+    def _predicted(self, batch: Batch, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        parameter = next(self.unet.parameters())
+        with self.autocast():
+            conditioning = self.text.conditioning(batch.captions).to(parameter.device, parameter.dtype)
+            arguments = unet_arguments(self.family, conditioning, batch.framings)
+            return self.unet(noisy.to(parameter.dtype), timesteps, **arguments).sample
+
+    @torch.no_grad()
+    def _base_predicted(self, batch: Batch, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """What UNet and text encoders say without their adapters."""
+        with ExitStack() as without:
+            for adapter in self.adapters.values():
+                without.enter_context(adapter.disabled())
+            return self._predicted(batch, noisy, timesteps)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """`weighted` is minimised; `errors`: (batch,), mean squared error of each picture, without weight or gradient."""
+    """`weighted` is minimised; `errors`: (batch,), mean squared error of what counts of each picture, no gradient."""
 
     weighted: Tensor
     errors: Tensor

@@ -31,7 +31,8 @@ from trainer.health import magnitude_drift, update_norms
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir
 from trainer.sampling import samples_folder
-from trainer.training import Every, Training, is_finite, validation_loss
+from trainer.team import ALONE, Team
+from trainer.training import Every, Outcome, Training, is_finite, validation_losses
 
 PAUSE_SECONDS = 0.2
 
@@ -48,7 +49,10 @@ def answer_stop(run: RunDir) -> None:
 
 @dataclass(frozen=True)
 class Watch:
-    """`draw`: the samples of a run into a folder, reporting each; `peak_mib`: highest use of the card's memory."""
+    """`draw`: the samples of a run into a folder, reporting each; `peak_mib`: highest use of the card's memory.
+
+    Of the first process of the run's `team`; while it is busy here it tells the others to wait.
+    """
 
     run: RunDir
     store: CheckpointStore
@@ -57,6 +61,7 @@ class Watch:
     bar: ProgressBar
     save_every: Every
     sample_every: Every
+    team: Team = ALONE
     seconds: list[float] = field(default_factory=list)  # of this process' steps
     alarms: Alarms = field(default_factory=Alarms)
 
@@ -70,19 +75,22 @@ class Watch:
     def phase(self, name: PhaseName, done: int = 0, total: int = 0) -> None:
         self.event(Phase(name=name, done=done, total=total))
 
-    def report(self, training: Training, loss: float, learning_rates: dict[str, float], seconds: float) -> None:
+    def report(self, training: Training, outcome: Outcome, seconds: float) -> None:
         """A row of metrics, with the validation loss and the adapter's health where they are due; and the bar."""
         progress = training.progress
         validation = training.validation
         is_due = validation.every.is_due(progress.step) or progress.step == training.steps
         is_checked = validation.every.steps > 0 and is_due
+        checked, checked_bands = validation_losses(training) if is_checked else (None, ())
         self.seconds.append(seconds)
         row = StepMetrics(
             step=progress.step,
-            loss=loss,
-            learning_rates=learning_rates,
+            loss=outcome.loss,
+            band_losses=outcome.band_losses,
+            learning_rates=outcome.learning_rates,
             seconds=seconds,
-            validation_loss=validation_loss(training) if is_checked else None,
+            validation_loss=checked,
+            validation_band_losses=checked_bands,
             peak_mib=self.peak_mib(),
             skipped=progress.skipped_in_a_row > 0,
             update_norms=dict(update_norms(training.adapters)) if is_checked else {},
@@ -92,7 +100,7 @@ class Watch:
         crash_point("metrics.appended")
         if alarm := self.alarms.heed(row):
             self.warn(alarm)
-        self.bar.advance(progress.step, loss, self.median_seconds)
+        self.bar.advance(progress.step, outcome.loss, self.median_seconds)
 
     @property
     def median_seconds(self) -> float:
@@ -158,6 +166,7 @@ class Watch:
             if self.run.requested("save") or self.run.requested("sample"):
                 self._answer_requests(training)
                 self.event(Paused(step=step))
+            self.team.tell("wait")
             time.sleep(PAUSE_SECONDS)
         self.event(Resumed(step=step))
 
@@ -180,6 +189,7 @@ class Watch:
 
     def _report_picture(self, done: int, total: int) -> None:
         answer_stop(self.run)
+        self.team.tell("wait")
         self.phase("sampling", done, total)
 
     @staticmethod

@@ -127,7 +127,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_words(key: str, text: str) -> 
         ("train.steps", "abc", "train.steps is 'abc': give a whole number from 1 to 1000000"),
         ("train.steps", "", "train.steps is '': give a whole number from 1 to 1000000"),
         ("train.steps", "0", "train.steps is 0: give a whole number from 1 to 1000000"),
-        ("optim.learning_rate", "nan", "optim.learning_rate is nan: give a number above 0 and at most 0.1"),
+        ("optim.learning_rate", "nan", "optim.learning_rate is nan: give a number above 0 and at most 10"),
         ("adapter.rank", "4096", "adapter.rank is 4096: give a whole number from 1 to 1024"),
         ("data.background", "red", "data.background is 'red': give a colour such as #ffffff"),
     ],

@@ -12,7 +12,7 @@ from trainer.build import bucket_groups, build_validation, identity, load_exampl
 from trainer.checkpoints import check_identity
 from trainer.config import RunConfig
 from trainer.config_sections import Precision
-from trainer.data.dataset import BatchOrder, Dataset
+from trainer.data.dataset import BatchOrder, Dataset, View
 from trainer.failures import ExplainedError, ResumeRefusedError
 
 Settings = Callable[..., RunConfig]
@@ -26,6 +26,9 @@ Settings = Callable[..., RunConfig]
         ({"train__seed": 1}, "train.seed"),
         ({"train__batch_size": 2}, "train.batch_size"),
         ({"optim__learning_rate": 0.02}, "optim.learning_rate"),
+        ({"optim__kind": "lion"}, "optim.kind"),
+        ({"optim__ema_decay": 0.9}, "optim.ema_decay"),
+        ({"schedule__cycles": 2}, "schedule.cycles"),
         ({"data__resolution_px": 48}, "data.resolution_px"),
         ({"data__prior": {"class_prompt": "a thing", "weight": 0.5}}, "data.prior"),
     ],
@@ -37,10 +40,10 @@ def test_a_changed_setting_is_refused_by_name(tiny_settings: Settings, change: d
 
 def test_a_checkpoint_from_before_a_setting_existed_had_its_default(tiny_settings: Settings) -> None:
     before = saved(identity_of(tiny_settings()))
-    assert before.pop("optim.betas") == [0.9, 0.999]
+    assert before.pop("optim.weight_decay") == 0.01
     check_identity(before, identity_of(tiny_settings()))
-    with pytest.raises(ResumeRefusedError, match=r"optim\.betas: its checkpoint has \[0.9, 0.999\], now it would be"):
-        check_identity(before, identity_of(tiny_settings(optim__betas=(0.5, 0.999))))
+    with pytest.raises(ResumeRefusedError, match=r"optim\.weight_decay: its checkpoint has 0.01, now it would be"):
+        check_identity(before, identity_of(tiny_settings(optim__weight_decay=0.5)))
 
 
 def test_a_checkpoint_with_the_former_name_of_min_snr_is_taken_up(tiny_settings: Settings) -> None:
@@ -126,6 +129,6 @@ def saved(values: dict[str, object]) -> dict[str, object]:
 def dataset_of(config: RunConfig) -> Dataset:
     examples = load_examples(config.data)
     order = BatchOrder(bucket_groups(examples), 1, 0, "instance")
-    sizes = [example.placement.bucket for example in examples]
-    latents = tuple(torch.zeros(4, size.height // 8, size.width // 8) for size in sizes)
-    return Dataset("instance", examples, latents, order)
+    sizes = [(example.bucket.height // 8, example.bucket.width // 8) for example in examples]
+    views = tuple((View(torch.zeros(4, *size), torch.ones(1, *size)),) for size in sizes)
+    return Dataset("instance", examples, views, order)

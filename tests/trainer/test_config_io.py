@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from trainer import cli_train
 from trainer.config import RunConfig
+from trainer.config_data import MoreImagesConfig
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import config_from, dump_config, load_config, parse_config, save_config
 from trainer.home import Home
@@ -31,6 +33,21 @@ OTHER_VALUES: dict[str, Any] = {
     "model.zero_terminal_snr": False,
     "data.folder": "/tést dír/x",
     "data.instance_prompt": "a photo of = [x] {y}",
+    "data.caption_source": "name",
+    "data.repeats": 3,
+    "data.weight": 0.5,
+    "data.flip": True,
+    "data.crop_jitter": True,
+    "data.mask.source": "/masks",
+    "data.mask.unmasked_weight": 0.25,
+    "data.trigger": "zxc",
+    "data.wildcards": True,
+    "data.shuffle_tags": True,
+    "data.tag_dropout": 0.1,
+    "data.keep_tags": 1,
+    "data.caption_dropout": 0.05,
+    "data.more": [MoreImagesConfig(folder=Path("/more"), repeats=2, role="prior-prediction").model_dump(mode="json")],
+    "data.cache": "memory",
     "data.resolution_px": 768,
     "data.bucket_step_px": 32,
     "data.bucket_ratio": 3.0,
@@ -53,14 +70,19 @@ OTHER_VALUES: dict[str, Any] = {
     "adapter.include": ["*.attn1.*", "*.attn2.*"],
     "adapter.exclude": ["up_blocks.*"],
     "adapter.text_encoder": True,
+    "optim.kind": "lion",
     "optim.learning_rate": 0.003,
     "optim.text_encoder_learning_rate": 2e-05,
+    "optim.up_factor": 4.0,
     "optim.magnitude_factor": 0.5,
     "optim.weight_decay": 0.25,
     "optim.betas": [0.8, 0.95],
     "optim.clip_norm": 2.0,
-    "schedule.kind": "constant",
+    "optim.ema_decay": 0.75,
+    "schedule.kind": "rex",
     "schedule.warmup": 0.25,
+    "schedule.decay": 0.5,
+    "schedule.cycles": 2,
     "train.steps": 12,
     "train.batch_size": 3,
     "train.accumulation": 2,
@@ -106,6 +128,9 @@ def as_text(value: object) -> str:
     """As a person would type it behind the '='."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list) and isinstance(value[0], dict):
+        tables = [[f"{key} = {json.dumps(each)}" for key, each in one.items() if each is not None] for one in value]
+        return "[" + ", ".join("{" + ", ".join(table) + "}" for table in tables) + "]"
     return str(value)
 
 

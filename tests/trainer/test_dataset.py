@@ -14,8 +14,9 @@ from PIL import Image
 
 from trainer.build import load_examples
 from trainer.config import RunConfig
+from trainer.config_data import ImageSetConfig
 from trainer.data.buckets import Bucket, Placement
-from trainer.data.dataset import BatchOrder, Example, bucket_groups, make_examples, pixels
+from trainer.data.dataset import BatchOrder, Example, bucket_groups, pixels
 from trainer.data.scan import Picture, scan
 from trainer.run_dir import RunDir
 from trainer.session import run_training
@@ -63,25 +64,24 @@ def test_pixels_are_scaled_cut_and_in_minus_one_to_one(tmp_path: Path) -> None:
     picture.paste((255, 255, 255), (64, 0, 128, 64))
     picture.save(file)
     at = Placement(Bucket(32, 24), scaled=(64, 32), left=24, top=4)
-    example = Example(scan(tmp_path).pictures[0], "halves", at)
-    values = pixels(example, "#ffffff")
+    example = Example(scan(tmp_path).pictures[0], "halves", (at,), ImageSetConfig(folder=tmp_path))
+    values = pixels(example, at, "#ffffff")
     assert values.shape == (3, 24, 32)
     assert torch.all(values[:, :, :6] == -1)
     assert torch.all(values[:, :, 10:] == 1)
-    assert example.framing.original_px == (128, 64)
-    assert example.framing.crop_px == (24, 4)
-    assert example.framing.size_px == (32, 24)
+    framing = example.framing(at)
+    assert (framing.original_px, framing.crop_px, framing.size_px) == ((128, 64), (24, 4), (32, 24))
 
 
-def test_examples_are_grouped_by_the_size_they_are_trained_at() -> None:
-    def picture(name: str, width: int, height: int) -> Picture:
-        return Picture(Path(name), name, width, height, "RGB", False, False, False)
+def test_examples_are_grouped_by_the_size_they_are_trained_at_and_repeated_in_their_group(tmp_path: Path) -> None:
+    def example(name: str, bucket: Bucket, repeats: int) -> Example:
+        picture = Picture(Path(name), name, 40, 40, "RGB", False, False, False)
+        settings = ImageSetConfig(folder=tmp_path, repeats=repeats)
+        return Example(picture, name, (Placement(bucket, (bucket.width, bucket.height), 0, 0),), settings)
 
-    pictures = [picture("a", 40, 40), picture("b", 80, 40), picture("c", 41, 40), picture("d", 78, 40)]
-    buckets = [Bucket(32, 32), Bucket(48, 24)]
-    examples = make_examples(pictures, {p.path: p.path.name for p in pictures}, buckets)
-    assert [example.caption for example in examples] == ["a", "b", "c", "d"]
-    assert bucket_groups(examples) == ((0, 2), (1, 3))
+    square, long = Bucket(32, 32), Bucket(48, 24)
+    examples = [example("a", square, 1), example("b", long, 2), example("c", square, 3), example("d", long, 1)]
+    assert bucket_groups(examples) == ((0, 2, 2, 2), (1, 1, 3))
 
 
 ODD_NAMES = ["<img onerror=alert(1)>", "${alert(1)} {{x}}", "emoji 🦊", "new\nline", os.fsdecode(b"\xff"), "n" * 200]

@@ -82,7 +82,8 @@ PRELUDE = """
 import resource, signal, sys
 from pathlib import Path
 from trainer.config import RunConfig
-from trainer.config_sections import DataConfig, ModelConfig
+from trainer.config_data import DataConfig
+from trainer.config_sections import ModelConfig
 from trainer.events import EventLog, MetricsLog, Saved, StepMetrics, read_events, read_metrics
 from trainer.failures import Failure, classify
 from trainer.home import Home

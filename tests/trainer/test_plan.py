@@ -17,7 +17,7 @@ from rich.console import Console
 from trainer.cli_plan import print_plan
 from trainer.config_io import parse_config
 from trainer.data.dataset import BatchOrder, bucket_groups, make_examples
-from trainer.data.report import DatasetReport, dataset_notices, least_tokens, report_dataset
+from trainer.data.report import DatasetReport, dataset_notices, least_tokens, notices_of_all, report_dataset
 from trainer.disk import MARGIN_BYTES
 from trainer.home import Home
 from trainer.plan import Machine, Plan, plan
@@ -53,8 +53,8 @@ def test_a_good_config_has_a_plan_without_problems(make_plan: Callable[..., Plan
     found = make_plan()
     assert found.problems == ()
     assert found.is_ready
-    assert found.dataset.count == sum(found.dataset.buckets.values()) == 5
-    assert (found.dataset.captions.found, len(found.dataset.captions.missing)) == (3, 2)
+    assert found.pictures == sum(found.datasets[0].buckets.values()) == 5
+    assert (found.datasets[0].captions.found, len(found.datasets[0].captions.missing)) == (3, 2)
     assert found.memory is not None
     assert found.memory.peak_bytes > 0
     assert found.seconds is None
@@ -65,9 +65,7 @@ def test_passes_are_those_that_the_order_of_batches_makes(
     make_plan: Callable[..., Plan], batch_size: int, accumulation: int
 ) -> None:
     found = make_plan(train={"batch_size": batch_size, "accumulation": accumulation})
-    pictures = found.dataset.images.pictures
-    texts = {picture.path: "" for picture in pictures}
-    groups = bucket_groups(make_examples(pictures, texts, sorted(found.dataset.buckets)))
+    groups = bucket_groups(make_examples(found.datasets[0]))
     order = BatchOrder(groups, batch_size, 0, "instance")
     assert found.passes == pytest.approx(12 * accumulation / order.batches_per_pass)
 
@@ -168,9 +166,8 @@ def test_a_folder_with_nothing_usable_says_how_many_files_it_looked_at(
 
 
 def report_of(folder: Path, **data: Any) -> DatasetReport:
-    return report_dataset(
-        parse_config({"model": {"base": "x"}, "data": {"folder": str(folder), **PIXELS, **data}}).data
-    )
+    config = parse_config({"model": {"base": "x"}, "data": {"folder": str(folder), **PIXELS, **data}})
+    return report_dataset(config.data, config.data)
 
 
 def test_every_peculiarity_of_a_picture_is_told_with_its_name(tmp_path: Path) -> None:
@@ -186,7 +183,7 @@ def test_every_peculiarity_of_a_picture_is_told_with_its_name(tmp_path: Path) ->
     (tmp_path / "copy.png").write_bytes((tmp_path / "small.png").read_bytes())
     (tmp_path / "orphan.txt").write_text("of nothing")
     (tmp_path / "glass.txt").write_text("one two " * 50)
-    notices = dataset_notices(report_of(tmp_path), batch_size=3, tokens=77)
+    notices = dataset_notices(report_of(tmp_path), tokens=77) + notices_of_all([report_of(tmp_path)], batch_size=3)
     for start, words in {
         "1 (turned.jpg): stored turned": "trained upright",
         "1 (glass.png): transparent": "background",

@@ -74,6 +74,28 @@ def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(
     assert len({(run.exports_dir / "tiny-dora.safetensors").read_bytes() for run in (straight, stopped, killed)}) == 1
 
 
+OPTIMIZED: list[dict[str, object]] = [  # what else a checkpoint has to hold
+    {"optim": {"kind": "prodigy"}, "adapter__text_encoder": True},
+    {"optim": {"kind": "adamw-schedule-free", "learning_rate": 1e-2}, "schedule__kind": "constant"},
+    {"optim": {"learning_rate": 1e-2, "ema_decay": 0.9, "up_factor": 4.0}, "schedule__cycles": 2},
+]
+
+
+@pytest.mark.parametrize("settings", OPTIMIZED, ids=["prodigy", "schedule-free", "average"])
+def test_whatever_is_optimised_by_a_stop_and_other_saves_change_no_byte(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    """The undisturbed run saves at its end alone: looking at an average must leave no trace in what is trained."""
+    straight = RunDir.create(tmp_path / "runs", tiny_settings(**settings, save__every_steps=0))
+    stopped = RunDir.create(tmp_path / "runs", tiny_settings(**settings, train__validation_every_steps=1))
+    run_training(straight)
+    request_at(monkeypatch, stopped, "stop", at_step(3))
+    assert run_training(stopped) == "stopped"
+    assert run_training(stopped) == "finished"
+    assert final_adapter(stopped, 6) == final_adapter(straight, 6)
+    assert losses_of(stopped) == losses_of(straight)
+
+
 @pytest.mark.parametrize("point", ["checkpoint.adapter:2", "samples.drawn:3"])
 def test_a_crash_at_a_write_costs_nothing_but_time(tmp_path: Path, tiny_settings: Settings, point: str) -> None:
     check_crash(tmp_path, tiny_settings, point)

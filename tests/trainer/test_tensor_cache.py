@@ -52,13 +52,13 @@ def test_latents_are_the_scaled_mean_of_the_vae_and_depend_on_content_not_on_nam
     components = load_components(ModelConfig(base=config.model.base))
     cache = LatentCache(components.vae, "vae 1", "#ffffff", TensorCache(tmp_path / "cache"))
     examples = load_examples(config.data)
-    latents = cache.encode_all(examples, lambda done, total: None)
-    bucket = examples[0].placement.bucket
-    assert latents[0].shape == (4, bucket.height // 8, bucket.width // 8)
+    views = cache.encode_all(examples, lambda done, total: None)
+    bucket = examples[0].bucket
+    assert views[0][0].latents.shape == (4, bucket.height // 8, bucket.width // 8)
     for example in examples:
         example.picture.path.rename(example.picture.path.with_stem("moved " + example.picture.path.stem))
     again = cache.encode_all(examples, lambda done, total: None)  # the files are gone: from the cache, or an error
-    assert all(torch.equal(one, other) for one, other in zip(latents, again, strict=True))
+    assert all(torch.equal(one.latents, other.latents) for (one,), (other,) in zip(views, again, strict=True))
     with pytest.raises(FileNotFoundError):
         replace(cache, background="#000000").encode_all(examples, lambda done, total: None)
     with pytest.raises(FileNotFoundError):

@@ -8,10 +8,11 @@ from itertools import product
 
 from trainer.base_files import look_up
 from trainer.base_weights import BaseModel
-from trainer.build import NoPicturesError, load_examples
+from trainer.build import NoPicturesError, first_caption
 from trainer.compare.request import Request, RequestError
 from trainer.config import RunConfig
 from trainer.config_sections import SampleConfig
+from trainer.data.wording import plain
 from trainer.shot import Shot
 
 Sizes = tuple[int, int]
@@ -51,7 +52,9 @@ def labels(shots: Sequence[Shot]) -> list[str]:
 
 def _own_prompts(config: RunConfig | None, phrase: str | None) -> tuple[str, ...]:
     if config is not None:
-        return config.sample.prompts or (config.data.instance_prompt or _first_caption(config),)
+        data = config.data
+        own = plain(data.instance_prompt, data) if data.instance_prompt else _first_caption(config)
+        return config.sample.prompts or (own,)
     if phrase is None:
         raise RequestError("Nothing says what to draw: no prompt was given, and the files name none.", "Give --prompt.")
     return (phrase,)
@@ -59,7 +62,7 @@ def _own_prompts(config: RunConfig | None, phrase: str | None) -> tuple[str, ...
 
 def _first_caption(config: RunConfig) -> str:
     try:
-        return load_examples(config.data)[0].caption
+        return first_caption(config.data)
     except (NoPicturesError, OSError) as error:
         raise RequestError(
             f"The run has no sample prompts, and its pictures in {config.data.folder} are not there.", "Give --prompt."

@@ -10,7 +10,7 @@ from typing import Literal
 
 from dora_core.families import FAMILIES
 from dora_core.layouts import AdapterInfo, inspect_adapter
-from dora_core.metadata import OWN_PREFIX
+from dora_core.metadata import OWN_PREFIX, stated_clip_skip
 from dora_core.parity import read_stored
 from trainer.adapter_source import SourceError, base_named, from_checkpoint
 from trainer.base_weights import BaseModel
@@ -110,7 +110,8 @@ def choose_model(request: Request, found: Sequence[Found]) -> ModelConfig:
     base = request.base or next((name for name in named if name), None)
     if base is None:
         raise SourceError(f"{files[0]} does not say which base model it belongs to.", "Give it with --base.")
-    return ModelConfig(base=base)
+    skips = (stated_clip_skip(inspect_adapter(file).metadata) for file in files)
+    return ModelConfig(base=base, clip_skip=next((skip for skip in skips if skip), None))
 
 
 def open_found(found: Found, base: BaseModel, folder: Path) -> Source:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+CUTS = (2, 0, 1, 3, 4)  # quarters of what a cut can be moved by; the middle first
 
 
 @dataclass(frozen=True, order=True)
@@ -20,12 +22,13 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a picture gets into its bucket: scaled to cover it, then cut to it around the middle."""
+    """How a picture gets into its bucket: scaled to cover it, mirrored or not, then cut to it."""
 
     bucket: Bucket
     scaled: tuple[int, int]  # width, height in pixels
-    left: int  # of the cut, in the scaled picture
+    left: int  # of the cut, in the picture as it is then
     top: int
+    is_mirrored: bool = False
 
     @property
     def kept(self) -> float:
@@ -52,9 +55,18 @@ def make_buckets(resolution_px: int, step_px: int, ratio: float) -> tuple[Bucket
 
 
 def place(width: int, height: int, buckets: Sequence[Bucket]) -> Placement:
-    """The bucket nearest in shape, by the ratio of the ratios, and the way into it; the larger of equally near ones."""
+    """The bucket nearest in shape, by the ratio of the ratios (of equally near ones the larger), cut in the middle."""
     shape = math.log(width / height)
     bucket = min(buckets, key=lambda b: (abs(math.log(b.width / b.height) - shape), -b.width * b.height))
     scale = max(bucket.width / width, bucket.height / height)
     scaled = (max(round(width * scale), bucket.width), max(round(height * scale), bucket.height))
     return Placement(bucket, scaled, (scaled[0] - bucket.width) // 2, (scaled[1] - bucket.height) // 2)
+
+
+def variants(middle: Placement, is_cut_varied: bool, is_mirrored_too: bool) -> tuple[Placement, ...]:
+    """Every way in which a picture is shown, `middle` first: cut at five places along its longer side, and mirrored."""
+    spare = (middle.scaled[0] - middle.bucket.width, middle.scaled[1] - middle.bucket.height)
+    places = [(spare[0] * quarters // 4, spare[1] * quarters // 4) for quarters in CUTS]
+    cuts = [replace(middle, left=left, top=top) for left, top in dict.fromkeys(places)] if is_cut_varied else [middle]
+    mirrored = [replace(cut, is_mirrored=True) for cut in cuts] if is_mirrored_too else []
+    return (*cuts, *mirrored)

@@ -1,20 +1,28 @@
-"""What a picture is called: the text file beside it, in whatever encoding, else the prompt of the set."""
+"""What a picture is called: a text file or metadata.jsonl beside it, its own name, or the prompt of the set."""
 
 from __future__ import annotations
 
 import codecs
+import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = (".txt", ".caption")  # the first that is there and says something counts
+from trainer.config_data import CaptionSource
+from trainer.failures import ExplainedError
+
+SUFFIXES = (".txt", ".caption", ".cap", ".tags")  # the first that is there and says something counts
+METADATA = "metadata.jsonl"  # of a folder, as Hugging Face's datasets have it: {"file_name": ..., "text": ...} a line
+NUMBER = re.compile(r"^\d+[\s.-]+|[\s.-]*\(\d+\)$|[\s.-]+\d+$")  # before or behind a name
+CAMERA = re.compile(r"(img|dsc[fn]?|pxl|mvimg|image|photo|screenshot)?[\s.\d-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Caption:
     text: str
-    file: Path | None  # None: it is the prompt of the set
+    file: Path | None  # that says so; None: it is the prompt of the set
 
 
 @dataclass(frozen=True)
@@ -34,22 +42,68 @@ class Captions:
         return tuple(path for path, caption in self.by_picture.items() if caption.file is None)
 
 
-def read_captions(pictures: Iterable[Path], prompt: str) -> Captions:
-    """Of all `pictures`; those without a file, or with an empty one, get `prompt`."""
-    captions = {picture: read_caption(picture, prompt) for picture in pictures}
+class BadMetadataError(ExplainedError):
+    """A metadata.jsonl that cannot be read: captions would be missing without a word."""
+
+    category = "missing file"
+
+
+def read_captions(pictures: Iterable[Path], prompt: str, source: CaptionSource = "file") -> Captions:
+    """Of all `pictures`; those that `source` says nothing of get `prompt`. Raises BadMetadataError."""
+    if source != "file":
+        named = {picture: name_in_words(picture) if source == "name" else "" for picture in pictures}
+        found = {picture: Caption(text, picture) if text else Caption(prompt, None) for picture, text in named.items()}
+        return Captions(found, ())
+    paths = list(pictures)
+    folders = sorted({picture.parent for picture in paths})
+    metadata = {folder: read_metadata(folder) for folder in folders}
+    captions = {picture: _own_or(picture, metadata[picture.parent], prompt) for picture in paths}
     stems = {picture.with_suffix("") for picture in captions}
-    folders = sorted({picture.parent for picture in captions})
     files = (file for folder in folders for file in sorted(folder.iterdir()))
     unused = tuple(file for file in files if file.suffix in SUFFIXES and file.with_suffix("") not in stems)
     return Captions(captions, unused)
 
 
 def read_caption(picture: Path, prompt: str) -> Caption:
+    """By the file beside it alone."""
     for suffix in SUFFIXES:
         file = picture.with_suffix(suffix)
         if file.is_file() and (text := clean(decode(file.read_bytes()))):
             return Caption(text, file)
     return Caption(prompt, None)
+
+
+def read_metadata(folder: Path) -> Mapping[str, str]:
+    """Captions by file name, of the folder's metadata.jsonl if it has one. Raises BadMetadataError."""
+    file = folder / METADATA
+    if not file.is_file():
+        return {}
+    captions: dict[str, str] = {}
+    for number, line in enumerate(decode(file.read_bytes()).splitlines(), start=1):
+        try:
+            row = json.loads(line) if line.strip() else {"file_name": "", "text": ""}
+            captions[str(row["file_name"])] = clean(str(row["text"]))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise BadMetadataError(
+                f'{file}, line {number}, is not {{"file_name": ..., "text": ...}} in JSON.',
+                "Correct the line, or put the captions into text files and the file elsewhere.",
+            ) from error
+    return captions
+
+
+def name_in_words(picture: Path) -> str:
+    """'red_panda (3).jpg' is a 'red panda'; "" for what cameras call pictures, and numbers."""
+    words = clean(picture.stem.replace("_", " "))
+    while (shorter := NUMBER.sub("", words)) != words:
+        words = shorter
+    return "" if CAMERA.fullmatch(words) else words
+
+
+def _own_or(picture: Path, metadata: Mapping[str, str], prompt: str) -> Caption:
+    own = read_caption(picture, "")
+    if own.file is None and (text := metadata.get(picture.name, "")):
+        return Caption(text, picture.with_name(METADATA))
+    return own if own.file is not None else Caption(prompt, None)
 
 
 def decode(data: bytes) -> str:

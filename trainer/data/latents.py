@@ -9,7 +9,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from trainer.data.dataset import Example, pixels
+from trainer.data.buckets import Placement
+from trainer.data.dataset import Example, View, pixel_weights, pixels
 from trainer.data.tensor_cache import TensorCache, cache_key
 from trainer.failures import ExplainedError
 
@@ -31,23 +32,31 @@ class LatentCache:
     background: str
     cache: TensorCache
 
-    def encode_all(self, examples: Sequence[Example], report: Report) -> tuple[Tensor, ...]:
-        """Latents of each, (channels, height / 8, width / 8) in float32 on the CPU. Raises BadLatentsError."""
-        latents: list[Tensor] = []
+    def encode_all(self, examples: Sequence[Example], report: Report) -> tuple[tuple[View, ...], ...]:
+        """Of each the views of its placements, in float32 on the CPU. Raises BadLatentsError.
+
+        Every placement is encoded by itself: what the VAE says of a mirrored picture is no mirrored latent.
+        """
+        views: list[tuple[View, ...]] = []
         for done, example in enumerate(examples):
             report(done, len(examples))
-            latents.append(
-                self.cache.get(self._key(example), lambda e=example: {"latents": self._encode(e)})["latents"]
-            )
-        return tuple(latents)
+            views.append(tuple(self._view(example, placement) for placement in example.placements))
+        return tuple(views)
 
-    def _key(self, example: Example) -> str:
-        return cache_key("latents 1", self.vae_fingerprint, self.background, example.picture.sha256, example.placement)
+    def _view(self, example: Example, at: Placement) -> View:
+        picture = ("latents 2", self.vae_fingerprint, self.background, example.picture.sha256, at)
+        latents = self.cache.get(cache_key(*picture), lambda: {"latents": self._encode(example, at)})["latents"]
+        mask = example.mask
+        if mask is None or example.settings.mask is None:
+            return View(latents, pixel_weights(None, 1.0, at))
+        outside = example.settings.mask.unmasked_weight
+        key = cache_key("mask 1", mask.sha256, mask.is_alpha, outside, at)
+        return View(latents, self.cache.get(key, lambda: {"mask": pixel_weights(mask, outside, at)})["mask"])
 
     @torch.no_grad()
-    def _encode(self, example: Example) -> Tensor:
+    def _encode(self, example: Example, at: Placement) -> Tensor:
         """The mean of what the VAE says, which is next to certain: the spread of a photo's latents is a thousandth."""
-        picture = pixels(example, self.background)[None].to(self.vae.device, self.vae.dtype)
+        picture = pixels(example, at, self.background)[None].to(self.vae.device, self.vae.dtype)
         latents = scaled_latents(self.vae, picture)[0].float().cpu()
         if not latents.isfinite().all():
             raise BadLatentsError(

@@ -1,28 +1,37 @@
-"""What training makes of a folder of pictures, told before it begins: counts, sizes, captions, what is left out."""
+"""What training makes of folders of pictures, told before it begins: counts, sizes, captions, what is left out."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from trainer.config_sections import DataConfig
-from trainer.data.buckets import Bucket, Placement, make_buckets, place
-from trainer.data.captions import Captions, read_captions
+from trainer.config_data import DataConfig, ImageSetConfig
+from trainer.data.buckets import Bucket, Placement, make_buckets, place, variants
+from trainer.data.captions import BadMetadataError, Captions, read_captions
+from trainer.data.masks import Masks, find_masks
 from trainer.data.scan import ImageSet, Picture, scan
+from trainer.data.wording import is_balanced, plain, wordings
 
 FEW, MANY = 10, 200  # pictures; outside, a word about it
 PLAIN_MODES = ("RGB", "RGBA")
 CUT_WORTH_TELLING = 0.8  # share of a picture that is kept
+KOHYA = re.compile(r"(\d+)_(.+)")  # how kohya's trainer has folders named: repeats, prompt
+SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class DatasetReport:
+    """One image set. `problems` begin with the name of the setting within the set."""
+
+    settings: ImageSetConfig
     images: ImageSet
     captions: Captions
-    placements: tuple[Placement, ...]  # of each picture
+    placements: tuple[Placement, ...]  # of each picture, the first of its variants
+    masks: Masks | None
+    problems: tuple[str, ...]
 
     @property
     def count(self) -> int:
@@ -38,36 +47,133 @@ class DatasetReport:
         """The size with the most pixels that occurs."""
         return max(self.buckets, key=lambda bucket: bucket.width * bucket.height, default=None)
 
-    def batches_per_pass(self, batch_size: int) -> int:
-        """Every batch is of one size; a last one is filled up with pictures of the same size."""
-        return sum(-(-count // batch_size) for count in self.buckets.values())
+    def variants(self, placement: Placement) -> tuple[Placement, ...]:
+        return variants(placement, self.settings.crop_jitter, self.settings.flip)
 
 
-def report_dataset(data: DataConfig, images: ImageSet | None = None) -> DatasetReport:
-    """Read every picture and caption of the folder; a folder that is not there is an empty one.
+def report_dataset(one: ImageSetConfig, data: DataConfig, images: ImageSet | None = None) -> DatasetReport:
+    """Read every picture, caption and mask of a set; a folder that is not there is an empty one.
 
-    `images`: what `scan` found there with these settings, to read captions alone.
+    `data`: what all sets have in common. `images`: what `scan` found there with these settings, to read the rest alone.
     """
-    images = images or scan(data.folder, data.smallest_side_px, data.longest_ratio)
-    captions = read_captions((picture.path for picture in images.pictures), data.instance_prompt)
+    images = images or scan(one.folder, data.smallest_side_px, data.longest_ratio)
     buckets = make_buckets(data.resolution_px, data.bucket_step_px, data.bucket_ratio)
     placements = tuple(place(picture.width, picture.height, buckets) for picture in images.pictures)
-    return DatasetReport(images, captions, placements)
+    captions, problems = _captions(one, images)
+    masks = None if one.mask is None else find_masks(images, one.mask.source)
+    problems = [*_about_folder(one, images), *problems, *_about_wording(one, captions)]
+    problems += [] if masks is None else [f"mask.source: {problem}" for problem in masks.problems]
+    return DatasetReport(one, images, captions, placements, masks, tuple(problems))
 
 
-def dataset_notices(report: DatasetReport, batch_size: int, tokens: int) -> list[str]:
-    """What a person would want to know before training starts; nothing here stops it."""
+def shown_in_pass(reports: Sequence[DatasetReport]) -> Mapping[Bucket, int]:
+    """How often a pass over sets that are trained together shows pictures of each size."""
+    shown: Counter[Bucket] = Counter()
+    for report in reports:
+        shown.update({bucket: count * report.settings.repeats for bucket, count in report.buckets.items()})
+    return shown
+
+
+def batches_per_pass(reports: Sequence[DatasetReport], batch_size: int) -> int:
+    """Every batch is of one size; a last one is filled up with pictures of the same size."""
+    return sum(-(-count // batch_size) for count in shown_in_pass(reports).values())
+
+
+def notices_of_all(reports: Sequence[DatasetReport], batch_size: int) -> list[str]:
+    """Of sets that are trained together: what none of them alone can tell."""
+    told = about_count(sum(report.count for report in reports))
+    if len(reports) == 1 and (repeats := reports[0].settings.repeats) > 1:
+        told.append(
+            f"data.repeats is {repeats} and there is one set: it makes a pass longer and nothing else different"
+        )
+    short = [str(bucket) for bucket, count in shown_in_pass(reports).items() if count < batch_size]
+    if short:
+        sizes = ", ".join(short)
+        told.append(f"sizes with fewer pictures than a batch of {batch_size} repeat them within it: {sizes}")
+    return told
+
+
+def dataset_notices(report: DatasetReport, tokens: int) -> list[str]:
+    """What a person would want to know of a set before training starts; nothing here stops it."""
     return [
-        *about_count(report.count),
         *(f"{left.path.name} is left out: {left.reason}" for left in report.images.left_out),
-        *(
-            f"pictures in the folder {name!r} are not used: only {report.images.folder.name!r} itself is read"
-            for name in report.images.subfolders
-        ),
+        *_about_subfolders(report),
         *_about_pictures(report),
-        *_about_captions(report.captions, tokens),
-        *_about_batches(report, batch_size),
+        *_about_captions(report, tokens),
+        *_about_masks(report),
     ]
+
+
+def told_of_texts(reports: Sequence[DatasetReport], is_trained: bool) -> str:
+    """How the texts of a run get to the UNet, which is decided by what may become of the captions."""
+    if is_trained:
+        return "captions are encoded at every step, as the text encoder is trained"
+    found = [
+        wordings(caption.text, report.settings) for report in reports for caption in report.captions.by_picture.values()
+    ]
+    live = sum(texts is None for texts in found)
+    kept = len(frozenset[str]().union(*(texts for texts in found if texts is not None)))
+    if live:
+        return f"captions of {live} pictures have too many wordings to keep: encoded at every step"
+    return f"{kept} texts are encoded once and kept"
+
+
+def _captions(one: ImageSetConfig, images: ImageSet) -> tuple[Captions, list[str]]:
+    pictures = [picture.path for picture in images.pictures]
+    try:
+        return read_captions(pictures, one.instance_prompt, one.caption_source), []
+    except BadMetadataError as error:
+        none = read_captions(pictures, one.instance_prompt, "prompt")
+        return none, [f"folder: {error.sentence} {error.fix}"]
+
+
+def _about_folder(one: ImageSetConfig, images: ImageSet) -> list[str]:
+    start = f"folder is {str(one.folder)!r}"
+    if not one.folder.is_dir():
+        return [f"{start}: there is no such folder, give one with pictures"]
+    if images.pictures:
+        return []
+    looked_at = len(images.left_out)
+    found = f"{looked_at} files, none of which can be used" if looked_at else "no pictures"
+    inside = f" (folders with pictures in it: {', '.join(images.subfolders)})" if images.subfolders else ""
+    return [f"{start}: it holds {found}{inside}, put 10 to 50 pictures there"]
+
+
+def _about_wording(one: ImageSetConfig, captions: Captions) -> list[str]:
+    problems: list[str] = []
+    if (missing := len(captions.missing)) and not plain(one.instance_prompt, one):
+        count = len(captions.by_picture)
+        problems.append(
+            f"instance_prompt is empty, and {missing} of {count} pictures have no caption: give one of both"
+        )
+    odd = [path.name for path, caption in captions.by_picture.items() if not is_balanced(caption.text)]
+    if one.wildcards and odd:
+        problems.append(f"wildcards: {_named(odd)} a caption with a brace that has no other one, close it")
+    return problems
+
+
+def _about_subfolders(report: DatasetReport) -> list[str]:
+    folder = report.images.folder
+    told = [
+        f"pictures in the folder {name!r} are not used: only {folder.name!r} itself is read{_as_kohya(name)}"
+        for name in report.images.subfolders
+    ]
+    own = KOHYA.fullmatch(folder.name)
+    if own and report.settings.repeats == 1:
+        told.append(
+            f"{folder.name!r} is named as kohya's trainer has it: here that is repeats={own[1]} and "
+            f"instance_prompt={own[2]!r}, which are not set by a folder's name"
+        )
+    return told
+
+
+def _as_kohya(name: str) -> str:
+    found = KOHYA.fullmatch(name)
+    if not found:
+        return ""
+    return (
+        f'; as with kohya\'s trainer: data.more=[{{folder="{name}", repeats={found[1]}, instance_prompt="{found[2]}"}}]'
+    )
 
 
 def about_count(count: int) -> list[str]:
@@ -94,32 +200,33 @@ def _about_pictures(report: DatasetReport) -> list[str]:
     return [f"{_named([picture.path.name for picture in group])} {what}" for group, what in groups if group]
 
 
-def _about_captions(captions: Captions, tokens: int) -> list[str]:
+def _about_captions(report: DatasetReport, tokens: int) -> list[str]:
+    captions, options = report.captions, report.settings
     notices: list[str] = []
     if captions.found and captions.missing:
         missing = _named([path.name for path in captions.missing])
         notices.append(f"{missing} without a caption: the prompt of the set is used")
     if captions.unused:
         notices.append(f"{_named([path.name for path in captions.unused])} a caption of no picture: not used")
-    long = [path.name for path, caption in captions.by_picture.items() if least_tokens(caption.text) > tokens]
-    if long:
+    texts = {path.name: plain(caption.text, options) for path, caption in captions.by_picture.items()}
+    if long := [name for name, text in texts.items() if least_tokens(text) > tokens]:
         notices.append(
             f"{_named(long)} with a caption longer than the {tokens} tokens that are read: the end is cut off"
         )
+    if options.flip and (sided := [name for name, text in texts.items() if SIDES.search(text)]):
+        notices.append(f"{_named(sided)} with left or right in the caption, and flip shows half of them mirrored")
     return notices
+
+
+def _about_masks(report: DatasetReport) -> list[str]:
+    if report.masks is None or not report.masks.missing:
+        return []
+    return [f"{_named([path.name for path in report.masks.missing])} without a mask: all of it counts"]
 
 
 def least_tokens(text: str) -> int:
     """What a caption surely takes: one for each word, number's digit and run of signs (CLIP's split), and two marks."""
     return len(re.findall(r"[^\W\d_]+|\d|[^\s\w]+|_+", text)) + 2
-
-
-def _about_batches(report: DatasetReport, batch_size: int) -> list[str]:
-    short = [bucket for bucket, count in report.buckets.items() if count < batch_size]
-    if not short:
-        return []
-    sizes = ", ".join(map(str, short))
-    return [f"sizes with fewer pictures than a batch of {batch_size} repeat them within it: {sizes}"]
 
 
 def _named(names: list[str], shown: int = 3) -> str:

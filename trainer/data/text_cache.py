@@ -27,18 +27,22 @@ class LiveText:
     family: str
     encoders: Mapping[str, nn.Module]
     tokenizers: Mapping[str, CLIPTokenizer]
+    left_out: int = 0  # layers at the encoders' end, besides those that the family leaves out
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
-        return encode(self.family, self.encoders, tokenize(self.tokenizers, captions))
+        return encode(self.family, self.encoders, tokenize(self.tokenizers, captions), self.left_out)
 
 
 @dataclass(frozen=True)
 class CachedText:
-    """Every caption's conditioning, (1, tokens, width) each, computed once."""
+    """Captions' conditioning, (1, tokens, width) each, computed once; `live` for those with too many wordings."""
 
     table: Mapping[str, Conditioning]
+    live: LiveText
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
+        if not all(caption in self.table for caption in captions):
+            return self.live.conditioning(captions)
         rows = [self.table[caption] for caption in captions]
         pooled = [row.pooled for row in rows if row.pooled is not None]
         return Conditioning(torch.cat([row.hidden for row in rows]), torch.cat(pooled) if pooled else None)
@@ -49,11 +53,13 @@ def cache_text(live: LiveText, captions: Iterable[str], fingerprint: str, cache:
     words = tokenizers_fingerprint(live.tokenizers)
     table = {
         caption: _from_tensors(
-            cache.get(cache_key("text 1", fingerprint, words, caption), lambda c=caption: _as_tensors(live, c))
+            cache.get(
+                cache_key("text 2", fingerprint, words, live.left_out, caption), lambda c=caption: _as_tensors(live, c)
+            )
         )
         for caption in dict.fromkeys(captions)
     }
-    return CachedText(table)
+    return CachedText(table, live)
 
 
 def tokenizers_fingerprint(tokenizers: Mapping[str, CLIPTokenizer]) -> str:
