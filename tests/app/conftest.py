@@ -30,7 +30,7 @@ from trainer.queue import UNDONE, Queue
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 90  # importing Gradio alone takes seconds, many on a loaded machine
-EXPECT_MS = 20_000  # a state that comes is waited for on a busy machine too
+EXPECT_MS = 60_000  # a state that comes is waited for on a busy machine too
 # What Gradio's own script writes when a page is left within a tick, and what tells that it is being left.
 ABORTED = "AbortError: signal is aborted without reason"
 LEAVING = "this page is being left"
