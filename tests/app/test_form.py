@@ -65,6 +65,11 @@ OTHERS: dict[str, object] = {  # of each kind of setting a value that is not its
     "model.zero_terminal_snr": False,
     "data.folder": "/a folder/with = signs",
     "data.prior": {"class_prompt": "a dog", "count": 7, "weight": 0.25, "folder": "/class"},
+    "data.mask": {"source": "alpha", "unmasked_weight": 0.5},
+    "data.more": (
+        {"folder": "/a b", "repeats": 2, "weight": 0.5, "trigger": 'x, "y"'},
+        {"folder": "/c", "role": "prior-prediction", "mask": {"source": "/masks", "unmasked_weight": 0.25}},
+    ),
     "adapter.alpha": 1e-05,
     "adapter.include": ("[ab]*.to_q", "*.to_k"),
     "adapter.exclude": ("[ab]",),
@@ -92,6 +97,15 @@ def test_a_value_shown_in_the_form_is_read_back_equal(key: str) -> None:
 
 def from_texts(texts: dict[str, str]) -> RunConfig:
     return config_from({}, overrides(texts, texts_of({})))
+
+
+def test_further_sets_are_typed_one_a_line_and_shown_so_again() -> None:
+    typed = '{folder = "/b", repeats = 2}\n\n{folder = "/c", mask = {source = "alpha"}},\n'
+    config = config_from(NESTED, [override("data.more", typed)])
+    assert [(one.folder.name, one.repeats) for one in config.data.more] == [("b", 2), ("c", 1)]
+    shown = texts_of_config(config)["data.more"]
+    assert shown.splitlines()[0] == '{folder = "/b", repeats = 2}'
+    assert config_from(NESTED, [override("data.more", shown)]) == config
 
 
 @pytest.mark.parametrize("preset", [path.stem for path in sorted(SHIPPED.glob("*.toml"))])
@@ -133,6 +147,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_words(key: str, text: str) -> 
         ("optim.learning_rate", "nan", "optim.learning_rate is nan: give a number above 0 and at most 10"),
         ("adapter.rank", "4096", "adapter.rank is 4096: give a whole number from 1 to 1024"),
         ("data.background", "red", "data.background is 'red': give a colour such as #ffffff"),
+        ("data.more", "{folder = '/b', repeat = 2}", "data.more, entry 1: repeat is no setting: did you mean repeats?"),
     ],
 )
 def test_a_wrong_value_is_kept_and_told_in_the_words_of_the_config(
