@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,11 +30,13 @@ from trainer.events import PhaseName
 from trainer.failures import ExplainedError
 from trainer.home import Home
 from trainer.lean import Aside, checkpoint_blocks, lay_channels_last
+from trainer.losses import BANDS
 from trainer.noise import Draw
-from trainer.optim import PartRate, RatePlan, build_optimizer
+from trainer.optim import PartRate, RatePlan, build_average, build_optimizer
 from trainer.priors import complete_class_pictures
 from trainer.quantised import quantise
 from trainer.sampling import draw_picture
+from trainer.schedules import Schedule
 from trainer.seeds import generator, seed_of
 from trainer.shot import Shot
 from trainer.step import Denoiser
@@ -41,10 +44,10 @@ from trainer.team import ALONE, Team
 from trainer.training import Every, Training, Validation
 
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
-VALIDATION_TIMESTEPS = 4
+VALIDATION_TIMESTEPS = len(BANDS)  # one in the middle of each
 
 # Settings that a resumed run may change: none of them touches what is trained. Where things lie is told by content.
-FREE_SECTIONS = {"name", "config_version", "sample", "save"}
+FREE_SECTIONS = {"name", "config_version", "sample", "save", "log"}
 FREE_SETTINGS = {
     *("model.base", "model.vae", "model.revision", "data.prior.folder", "data.prior.count", "data.cache"),
     *("data.folder", "data.mask.source", "data.more.folder", "data.more.mask.source"),
@@ -76,6 +79,7 @@ def build_training(
     text = build_text(config, components, datasets, cache)
     adapters = inject_adapters(config, components)
     rates = build_rates(config, tuple(adapters))
+    optimizer = build_optimizer(adapters, rates, config.optim)
     for model in components.models.values():
         model.train()
     if config.train.checkpointing:
@@ -90,17 +94,19 @@ def build_training(
         steps=config.train.steps,
         accumulation=config.train.accumulation,
         seed=config.train.seed,
-        clip_norm=config.optim.clip_norm,
+        clip_norm=config.optim.clip_norm or math.inf,
         datasets=datasets,
         denoiser=denoiser,
         noise=config.noise,
         models=components.models,
         adapters=adapters,
-        optimizer=build_optimizer(adapters, rates, config.optim),
+        optimizer=optimizer,
+        optimizer_row=config.optim.row,
         rates=rates,
         scaler=compute.make_scaler(),
         validation=build_validation(config, datasets[0], len(schedule.alphas_bar)),
         identity=identity(config, fingerprint, datasets, compute.precision),
+        average=build_average(adapters, optimizer, config.optim),
         team=team,
         aside=put_aside(config, components, datasets, compute),
     )
@@ -120,9 +126,11 @@ def inject_adapters(config: RunConfig, components: Components) -> dict[str, Adap
 
 def build_rates(config: RunConfig, parts: tuple[str, ...]) -> RatePlan:
     steps = config.train.steps
-    text_rate = PartRate(config.text_encoder_learning_rate, round(config.train.text_encoder_stop * steps))
-    rates = {part: PartRate(config.optim.learning_rate, steps) if part == "unet" else text_rate for part in parts}
-    return RatePlan(config.schedule.kind, round(config.schedule.warmup * steps), steps, rates)
+    text_rate = PartRate(config.optim.text_encoder_rate, round(config.train.text_encoder_stop * steps))
+    rates = {part: PartRate(config.optim.rate, steps) if part == "unet" else text_rate for part in parts}
+    schedule = config.schedule
+    falling = Schedule(schedule.kind, schedule.warmup_steps(steps), steps, schedule.cycles, schedule.decay)
+    return RatePlan(falling, rates)
 
 
 def load_examples(data: DataConfig, sets: Sequence[ImageSetConfig] = ()) -> tuple[Example, ...]:
@@ -139,7 +147,10 @@ def _examples_of(one: ImageSetConfig, data: DataConfig) -> tuple[Example, ...]:
             "Set data.folder to a folder with pictures.",
         )
     if report.problems:
-        raise BadSetError(f"The pictures in {one.folder} cannot be trained. {report.problems[0]}.", "")
+        raise BadSetError(
+            f"The pictures in {one.folder} cannot be trained: {report.problems[0].removesuffix('.')}.",
+            "Correct that; dora-studio plan tells of everything that is wrong with every set.",
+        )
     return make_examples(report)
 
 
@@ -181,8 +192,8 @@ def load_class_examples(
 ) -> tuple[Example, ...]:
     """The class pictures, drawn first where some are missing; all are called by the class prompt."""
     shot = class_shot(config, prior)
-    folder = prior.folder or class_folder(home, components.fingerprint, shot)
-    complete_class_pictures(folder, prior.count, shot, partial(draw_picture, components.pipeline), report)
+    folder = prior.folder or class_folder(home, components.drawing_fingerprint, shot)
+    complete_class_pictures(folder, prior.count, shot, partial(draw_picture, components), report)
     images = scan(folder)
     own = ImageSetConfig(folder=folder, instance_prompt=prior.class_prompt, caption_source="prompt")
     few = replace(images, pictures=images.pictures[: prior.count])
@@ -196,13 +207,13 @@ def class_shot(config: RunConfig, prior: PriorConfig) -> Shot:
 
 def class_folder(home: Home, fingerprint: str, shot: Shot) -> Path:
     """The same for every run that would draw the same pictures."""
-    return home.path / "class-pictures" / cache_key("class 1", fingerprint, shot)[:16]
+    return home.path / "class-pictures" / cache_key("class 2", fingerprint, shot)[:16]
 
 
 def build_text(
     config: RunConfig, components: Components, datasets: tuple[Dataset, ...], cache: TensorCache
 ) -> TextSource:
-    live = LiveText(components.family.name, components.text_encoders, components.tokenizers)
+    live = LiveText(components.family.name, components.text_encoders, components.tokenizers, components.left_out)
     if config.adapter.text_encoder:
         return live
     found = [wordings(one.caption, one.settings) for dataset in datasets for one in dataset.examples]
@@ -256,6 +267,8 @@ def identity(
     kept = {name: value for name, value in settings.items() if re.sub(r"\.\d+\.", ".", name) not in FREE_SETTINGS}
     return kept | {
         "train.precision": precision,
+        "optim.learning_rate": config.optim.rate,
+        "optim.betas": list(config.optim.own_betas or ()),
         "model.base": f"weights {fingerprint[:12]}",
         "data.folder": f"pictures and captions {cache_key(*content)[:12]}",
     }

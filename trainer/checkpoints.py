@@ -19,25 +19,27 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dora_core.adapter import Adapter
 from dora_core.atomic import atomic_write, replace
 from dora_core.errors import FileFormatError
 from dora_core.families import neutral_name
 from dora_core.header import read_header
-from dora_core.state import AdapterState, LayerWeights
+from dora_core.state import AdapterState, FullWeights, Layer, LayerWeights
 from dora_core.tensorfile import write_tensors
 from trainer.config_errors import SETTINGS
 from trainer.disk import require_free
 from trainer.failures import ResumeRefusedError
 from trainer.faults import crash_point
 from trainer.optim import named_parameters
+from trainer.optimizer_state import OptimizerState, put_back, read_optimizer, state_of, write_optimizer
 from trainer.training import Training
 
 VERSION = 1
 ADAPTER, OPTIMIZER, DESCRIPTION = "adapter.safetensors", "optimizer.safetensors", "step.json"
 UNFINISHED = ".tmp-"
+OWN_VALUE = "value"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class CheckpointStore:
             crash_point("checkpoint.begun")
             hashes = {ADAPTER: write_state(temporary / ADAPTER, training.state())}
             crash_point("checkpoint.adapter")
-            hashes[OPTIMIZER] = write_tensors(temporary / OPTIMIZER, _optimizer_tensors(training), {}).sha256
+            hashes[OPTIMIZER] = write_optimizer(temporary / OPTIMIZER, _optimizer_state(training))
             crash_point("checkpoint.optimizer")
             _write_description(temporary / DESCRIPTION, training, hashes)
             crash_point("checkpoint.described")
@@ -112,21 +114,25 @@ class CheckpointStore:
 
 
 def size_bytes(training: Training) -> int:
-    """Of a checkpoint: parameters and AdamW's two averages."""
-    return 3 * sum(p.numel() * p.element_size() for p in named_parameters(training.adapters).values())
+    """Of a checkpoint: parameters, what the optimizer keeps and, beside an average, the parameters themselves."""
+    state_bytes = training.optimizer_row.state_bytes
+    own = 1 if training.average is None else 2
+    parameters = named_parameters(training.adapters).values()
+    return sum(own * p.numel() * p.element_size() + state_bytes(tuple(p.shape)) for p in parameters)
 
 
 def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Bring adapters, optimizer and progress back; raises ResumeRefusedError where the run is no longer the same."""
     check_identity(checkpoint.description["identity"], training.identity)
     load_weights(training.adapters, read_state(checkpoint.folder / ADAPTER))
-    optimizer = load_file(checkpoint.folder / OPTIMIZER)
-    for name, parameter in named_parameters(training.adapters).items():
-        keys = {key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in optimizer}
-        if keys:
-            training.optimizer.state[parameter] = {
-                key: optimizer[f"{name}.{key}"].to("cpu" if key == "step" else parameter.device) for key in keys
-            }
+    named = named_parameters(training.adapters)
+    state = read_optimizer(checkpoint.folder / OPTIMIZER)
+    if training.average is not None:
+        training.average.restore()
+        _put_own_values(named, state)
+        for adapter in training.adapters.values():
+            adapter.refresh_norms()
+    put_back(state, training.optimizer, named)
     training.scaler.load_state_dict(checkpoint.description["scaler"])
     for key, value in checkpoint.description["progress"].items():
         setattr(training.progress, key, value)
@@ -139,7 +145,7 @@ def load_weights(adapters: Mapping[str, Adapter], state: AdapterState) -> None:
         for path, layer in adapter.layers.items():
             saved = state.layers[neutral_name(part, path)]
             for own, parameter in layer.own_parameters().items():
-                parameter.copy_(getattr(saved, own))
+                parameter.copy_(saved.tensors[own])
         adapter.refresh_norms()
 
 
@@ -158,17 +164,14 @@ def check_identity(saved: Mapping[str, object], wanted: Mapping[str, object]) ->
 
 def write_state(path: Path, state: AdapterState) -> str:
     """All numbers of a state as they are; returns the file's SHA-256. FileFormatError where one is not finite."""
-    tensors: dict[str, Tensor] = {}
-    for name, layer in state.layers.items():
-        tensors |= {f"{name}.down": layer.down, f"{name}.up": layer.up}
-        if layer.magnitude is not None:
-            tensors[f"{name}.magnitude"] = layer.magnitude
+    layers = state.layers.items()
+    tensors = {f"{name}.{part}": tensor for name, layer in layers for part, tensor in layer.tensors.items()}
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise FileFormatError(
             f"{len(broken)} tensors of the adapter hold values that are no numbers, first {broken[0]}"
         )
-    alphas = {name: layer.alpha for name, layer in sorted(state.layers.items())}
+    alphas = {name: layer.alpha for name, layer in sorted(state.factors.items())}
     metadata = {"dora_studio.state": "1", "norm_axis": state.norm_axis or "", "alphas": json.dumps(alphas)}
     return write_tensors(path, tensors, metadata).sha256
 
@@ -177,20 +180,32 @@ def read_state(path: Path) -> AdapterState:
     """What `write_state` wrote: the adapter of a checkpoint."""
     metadata = read_header(path).metadata
     tensors = load_file(path)
-    layers = {
+    layers: dict[str, Layer] = {
         name: LayerWeights(tensors[f"{name}.down"], tensors[f"{name}.up"], alpha, tensors.get(f"{name}.magnitude"))
         for name, alpha in json.loads(metadata["alphas"]).items()
     }
+    ending = ".difference"
+    layers |= {key.removesuffix(ending): FullWeights(t) for key, t in tensors.items() if key.endswith(ending)}
     axis = metadata["norm_axis"]
     return AdapterState(layers, "input" if axis == "input" else "output" if axis == "output" else None)
 
 
-def _optimizer_tensors(training: Training) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name, parameter in named_parameters(training.adapters).items()
-        for key, value in training.optimizer.state.get(parameter, {}).items()
-    }
+def _optimizer_state(training: Training) -> OptimizerState:
+    """With the parameters' own values where the adapter's file has their average."""
+    named = named_parameters(training.adapters)
+    state = state_of(training.optimizer, named, training.optimizer_row.group_state)
+    if training.average is not None:
+        for name, parameter in named.items():
+            state.setdefault(name, {})[OWN_VALUE] = parameter.detach()
+    return state
+
+
+@torch.no_grad()
+def _put_own_values(named: Mapping[str, nn.Parameter], state: OptimizerState) -> None:
+    for name, parameter in named.items():
+        own = state[name].pop(OWN_VALUE)
+        assert isinstance(own, Tensor)
+        parameter.copy_(own)
 
 
 def _write_description(path: Path, training: Training, hashes: Mapping[str, str]) -> None:

@@ -7,8 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from trainer.config_data import DataConfig
+from trainer.config_rules import check_optimizer, check_schedule
 from trainer.config_sections import (
     AdapterConfig,
+    LogConfig,
     LossConfig,
     ModelConfig,
     NoiseConfig,
@@ -40,15 +42,11 @@ class RunConfig(Section):
     noise: NoiseConfig = NoiseConfig()
     sample: SampleConfig = SampleConfig()
     save: SaveConfig = SaveConfig()
+    log: LogConfig = LogConfig()
 
     @property
     def pictures_per_step(self) -> int:
         return self.train.batch_size * self.train.accumulation
-
-    @property
-    def text_encoder_learning_rate(self) -> float:
-        rate = self.optim.text_encoder_learning_rate
-        return self.optim.learning_rate / 4 if rate is None else rate
 
     @model_validator(mode="after")
     def _text_encoder_settings_need_a_text_encoder(self) -> RunConfig:
@@ -78,6 +76,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _whole_weights_are_not_quantised(self) -> RunConfig:
+        if self.model.bits != "as-is" and self.adapter.kind == "full":
+            raise ValueError(
+                f"model.bits is {self.model.bits}, but adapter.kind is full, which trains the weights themselves: set "
+                "model.bits to as-is"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _convolution_rank_needs_convolutions(self) -> RunConfig:
         adapter = self.adapter
         if adapter.conv_rank is not None and adapter.targets != "attention-mlp-conv" and not adapter.include:
@@ -85,6 +92,21 @@ class RunConfig(Section):
                 f"adapter.conv_rank is {adapter.conv_rank}, but adapter.targets, {adapter.targets}, holds no such "
                 "layer: set adapter.targets to attention-mlp-conv or take adapter.conv_rank out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_optimizer_takes_these_settings(self) -> RunConfig:
+        check_optimizer(self.optim)
+        if self.optim.row.finds_its_rate and self.train.text_encoder_stop != 1:
+            raise ValueError(
+                f"train.text_encoder_stop is {self.train.text_encoder_stop}, but {self.optim.kind} finds one rate from "
+                "all that is trained: take this setting out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_schedule_takes_these_settings(self) -> RunConfig:
+        check_schedule(self.schedule, self.train.steps)
         return self
 
     @model_validator(mode="after")
@@ -101,6 +123,12 @@ class RunConfig(Section):
                     f"loss.{name} is {value}, but loss.kind is l2, which has none: set that to huber or smooth-l1, or "
                     f"take loss.{name} out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _offline_needs_a_project(self) -> RunConfig:
+        if self.log.wandb_offline and self.log.wandb_project is None:
+            raise ValueError("log.wandb_offline is true, but there is no log.wandb_project: name one, or take it out")
         return self
 
     @model_validator(mode="after")

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dora_core.families import TargetSet
-from dora_core.spec import Kind, NormAxis, NormGradient
+from dora_core.spec import Form, Kind, NormAxis, NormGradient
+from trainer.optimizers import OPTIMIZERS, Betas, OptimizerKind, OptimizerRow
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 BaseBits = Literal["as-is", "int8", "nf4"]
 Checkpointed = Literal["all", "transformers"]
 PredictionChoice = Literal["auto", "epsilon", "v"]
-ScheduleKind = Literal["cosine", "constant"]
+ScheduleKind = Literal["cosine", "constant", "linear", "rex"]
 Weighting = Literal["none", "min-snr", "soft-min-snr", "debiased", "p2"]
 LossKind = Literal["l2", "huber", "smooth-l1"]
 DeltaSchedule = Literal["constant", "snr"]
@@ -40,7 +41,15 @@ class ModelConfig(Section):
     vae: str | None = Field(
         default=None,
         title="Other VAE",
-        description="A folder or hub id of a VAE to use in place of the base model's own.",
+        description="A .safetensors file, folder or hub id of a VAE to use in place of the base model's own.",
+    )
+    clip_skip: int | None = Field(
+        default=None,
+        ge=1,
+        le=24,
+        title="CLIP skip",
+        description="Layer of the text encoder that is listened to, from its end, as ComfyUI counts: 1 is the last; "
+        "absent: the one that the model was made with, 1 for SD 1, 2 for SD 2 and SDXL.",
     )
     prediction: PredictionChoice = Field(
         default="auto", title="Prediction", description="What the base model predicts; auto: as its files say."
@@ -59,7 +68,9 @@ class ModelConfig(Section):
 
 class AdapterConfig(Section):
     kind: Kind = Field(
-        default="dora", title="Kind", description="dora: LoRA with a magnitude of its own; lora: without."
+        default="dora",
+        title="Kind",
+        description="dora: LoRA with a magnitude of its own; lora: without; full: the layers' weights themselves.",
     )
     norm_axis: NormAxis = Field(
         default="input",
@@ -103,21 +114,39 @@ class AdapterConfig(Section):
         default=False, title="Train the text encoder", description="Adapt the text encoder (both of SDXL) as well."
     )
 
+    @property
+    def form(self) -> Form:
+        """What the adapter will be to a file."""
+        return self.norm_axis if self.kind == "dora" else "full" if self.kind == "full" else None
+
 
 class OptimConfig(Section):
-    learning_rate: float = Field(
-        default=1e-4,
+    kind: OptimizerKind = Field(
+        default="adamw",
+        title="Optimizer",
+        description="adamw8bit needs bitsandbytes and a card; prodigy finds the rate by itself.",
+    )
+    learning_rate: float | None = Field(
+        default=None,
         gt=0,
-        le=0.1,
+        le=10,
         title="Learning rate",
-        description="Of the UNet's adapter, at the top of the schedule.",
+        description="Of the UNet's adapter, at the top of the schedule; absent: 1e-4 for adamw, 2e-5 for lion, "
+        "2e-4 for adamw-schedule-free, 1 for prodigy, a factor of the rate that it finds.",
     )
     text_encoder_learning_rate: float | None = Field(
         default=None,
         gt=0,
-        le=0.1,
+        le=10,
         title="Learning rate of the text encoder",
-        description="Absent: a quarter of the learning rate.",
+        description="Absent: a quarter of the learning rate; with prodigy the same.",
+    )
+    up_factor: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        title="LoRA+ ratio",
+        description="Learning rate of the up factors by that of the down factors; LoRA+ advises more than 1.",
     )
     magnitude_factor: float = Field(
         default=1.0,
@@ -127,27 +156,82 @@ class OptimConfig(Section):
         description="Learning rate of DoRA's magnitudes by the others'.",
     )
     weight_decay: float = Field(
-        default=0.01, ge=0, le=1, title="Weight decay", description="AdamW's, of the factors; magnitudes have none."
+        default=0.01,
+        ge=0,
+        le=1,
+        title="Weight decay",
+        description="Of the factors, in proportion to the rate; magnitudes have none.",
     )
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.999), title="Betas", description="AdamW's averaging of the gradient and of its square."
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = Field(
+        default=None,
+        title="Betas",
+        description="Averaging of the gradient and of its square; absent: 0.9 and 0.999, for lion 0.99.",
     )
     clip_norm: float = Field(
-        default=1.0, gt=0, le=1000, title="Gradient clip", description="Largest norm of all gradients together."
+        default=1.0,
+        ge=0,
+        le=1000,
+        title="Gradient clip",
+        description="Largest norm of all gradients together; 0: whatever it is.",
     )
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        title="Average of the adapter",
+        description="What is kept at each step of a moving average (EMA), which is drawn and exported, such as 0.99.",
+    )
+
+    @property
+    def row(self) -> OptimizerRow:
+        return OPTIMIZERS[self.kind]
+
+    @property
+    def rate(self) -> float:
+        return self.row.learning_rate if self.learning_rate is None else self.learning_rate
+
+    @property
+    def text_encoder_rate(self) -> float:
+        if self.text_encoder_learning_rate is not None:
+            return self.text_encoder_learning_rate
+        return self.rate if self.row.finds_its_rate else self.rate / 4
+
+    @property
+    def own_betas(self) -> Betas | None:
+        """None for an optimizer that has none."""
+        return self.betas or self.row.betas
 
 
 class ScheduleConfig(Section):
     kind: ScheduleKind = Field(
-        default="cosine", title="Schedule", description="Of the learning rate after warm-up: falls to 0, or stays."
+        default="cosine",
+        title="Schedule",
+        description="How the learning rate falls to 0 after warm-up, or that it stays; rex: fastest at the end.",
     )
     warmup: float = Field(
         default=0.05,
         ge=0,
-        le=0.5,
+        le=1_000_000,
         title="Warm-up",
-        description="Share of the steps in which the learning rate rises from 0.",
+        description="How long the learning rate rises from 0: up to 0.5 a share of the steps, from 1 on their number.",
     )
+    decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        title="Falls during",
+        description="The last share of the steps after warm-up, such as 0.2; before, it stays (warmup-stable-decay).",
+    )
+    cycles: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        title="Falls",
+        description="How many times it falls, each time from the top; cosine: with warm restarts.",
+    )
+
+    def warmup_steps(self, steps: int) -> int:
+        return round(self.warmup * steps) if self.warmup < 1 else round(self.warmup)
 
 
 class TrainConfig(Section):
@@ -322,3 +406,24 @@ class SaveConfig(Section):
         description="Steps between checkpoints; 0: at the end only.",
     )
     keep_last: int = Field(default=2, ge=1, le=1000, title="Keep", description="Newest checkpoints that stay on disk.")
+
+
+class LogConfig(Section):
+    """Where numbers and samples go besides the run's own files."""
+
+    tensorboard: bool = Field(
+        default=False,
+        title="TensorBoard",
+        description="Write what TensorBoard shows into the folder tensorboard of the run as well.",
+    )
+    wandb_project: str | None = Field(
+        default=None,
+        min_length=1,
+        title="W&B project",
+        description="Send numbers, settings and samples to this project of Weights & Biases; absent: nothing is sent.",
+    )
+    wandb_offline: bool = Field(
+        default=False,
+        title="W&B offline",
+        description="Keep what is for Weights & Biases in the run's folder, to be sent later with `wandb sync`.",
+    )

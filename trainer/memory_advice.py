@@ -66,16 +66,18 @@ def advice(config: RunConfig) -> str:
 def smaller_settings(config: RunConfig) -> list[Change]:
     """What could be smaller, cheapest first."""
     train, side, rank = config.train, config.data.resolution_px, config.adapter.rank
+    is_full = config.adapter.kind == "full"
     pictures = {"train.batch_size": 1, "train.accumulation": config.pictures_per_step}
     rows = [
         (not train.checkpointing, {"train.checkpointing": True}),
         (train.checkpointed != "all", {"train.checkpointed": "all"}),
         (train.batch_size > 1, pictures),
         (train.precision == "fp32", {"train.precision": "bf16"}),
-        (config.model.bits == "as-is", {"train.checkpointing": True, "model.bits": "int8"}),
+        (config.model.bits == "as-is" and not is_full, {"train.checkpointing": True, "model.bits": "int8"}),
         (side > SMALL_PX, {"data.resolution_px": SMALL_PX}),
         (config.adapter.text_encoder, {"adapter.text_encoder": False}),
-        (rank > SMALL_RANK, {"adapter.rank": SMALL_RANK}),
+        (is_full, {"adapter.kind": "dora"}),
+        (rank > SMALL_RANK and not is_full, {"adapter.rank": SMALL_RANK}),
     ]
     return [change_of(config, values) for helps, values in rows if helps]
 

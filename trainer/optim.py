@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from dora_core.adapter import Adapter
-from trainer.config_sections import OptimConfig, ScheduleKind
+from trainer.averages import Average, Ema, ScheduleFreeAverage
+from trainer.config_sections import OptimConfig
+from trainer.failures import ExplainedError
+from trainer.optimizers import OptimizerKind, what_is_missing
+from trainer.schedules import Schedule
+
+
+class NoOptimizerError(ExplainedError):
+    """The optimizer cannot be had on this machine."""
+
+    category = "missing package"
 
 
 @dataclass(frozen=True)
@@ -25,54 +37,71 @@ class PartRate:
 class RatePlan:
     """The learning rate of every part at every step; steps count from 1."""
 
-    kind: ScheduleKind
-    warmup_steps: int
-    steps: int
+    schedule: Schedule
     parts: Mapping[str, PartRate]
-
-    def factor(self, step: int) -> float:
-        """Of the peak: linear up to 1 at the last warm-up step, then (1 + cos(pi t)) / 2 with t from 0 towards 1.
-
-        The last step has t just below 1, so that it still learns.
-        """
-        if step <= self.warmup_steps:
-            return step / self.warmup_steps
-        if self.kind == "constant":
-            return 1.0
-        t = (step - self.warmup_steps - 1) / max(self.steps - self.warmup_steps, 1)
-        return (1 + math.cos(math.pi * t)) / 2
 
     def is_training(self, part: str, step: int) -> bool:
         return step <= self.parts[part].last_step
 
-    def apply(self, optimizer: AdamW, step: int) -> None:
+    def apply(self, optimizer: Optimizer, step: int) -> None:
         """Set every group's rate; parameters of a part that has stopped take no gradient, so nothing moves them."""
         for group in optimizer.param_groups:
             is_training = self.is_training(group["part"], step)
-            group["lr"] = group["peak"] * self.factor(step) if is_training else 0.0
+            group["lr"] = group["peak"] * self.schedule.factor(step) if is_training else 0.0
             for parameter in group["params"]:
                 parameter.requires_grad_(is_training)
 
 
-def build_optimizer(adapters: Mapping[str, Adapter], rates: RatePlan, config: OptimConfig) -> AdamW:
-    """AdamW over all parts, with a group each for down, up and magnitude, which has no weight decay."""
+def effective_rates(optimizer: Optimizer) -> dict[str, float]:
+    """Of the next step, by group: Prodigy's times the d that it has found."""
+    return {group["name"]: group["lr"] * group.get("d", 1.0) for group in optimizer.param_groups}
+
+
+def require_optimizer(kind: OptimizerKind, device: torch.device) -> None:
+    """Raises NoOptimizerError where its package is missing, or the card that the package is for."""
+    if missing := what_is_missing(kind, device.type == "cuda"):
+        raise NoOptimizerError(*missing)
+
+
+def build_average(adapters: Mapping[str, Adapter], optimizer: Optimizer, config: OptimConfig) -> Average | None:
+    if config.row.is_schedule_free:
+        return ScheduleFreeAverage(optimizer)
+    if config.ema_decay is None:
+        return None
+    return Ema(list(named_parameters(adapters).values()), config.ema_decay)
+
+
+def build_optimizer(adapters: Mapping[str, Adapter], rates: RatePlan, config: OptimConfig) -> Optimizer:
+    """Over all parts, with a group for each kind of parameter; magnitudes have no weight decay."""
     groups = [
         {**group, "name": f"{part}.{group['name']}", "part": part, "peak": group["lr"]}
         for part, adapter in adapters.items()
         for group in adapter.parameter_groups(
             rates.parts[part].learning_rate,
             weight_decay=config.weight_decay,
+            up_factor=config.up_factor,
             magnitude_factor=config.magnitude_factor,
         )
     ]
-    optimizer = AdamW(groups, betas=config.betas)
+    optimizer = _make(config, groups)
     for adapter in adapters.values():
         adapter.attach(optimizer)
     return optimizer
 
 
+def _make(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:
+    row = config.row
+    options = dict(row.options)
+    if config.own_betas is not None:
+        options["betas"] = config.own_betas
+    if row.is_fused_on_cuda and groups[0]["params"][0].is_cuda:
+        options["fused"] = True
+    module, _, name = row.path.partition(":")
+    return getattr(import_module(module), name)(groups, **options)
+
+
 def named_parameters(adapters: Mapping[str, Adapter]) -> dict[str, nn.Parameter]:
-    """``<part>.<module path>.<down|up|magnitude>`` -> parameter."""
+    """``<part>.<module path>.<down|up|magnitude|difference>`` -> parameter."""
     return {
         f"{part}.{name}.{own}": parameter
         for part, adapter in adapters.items()
@@ -81,11 +110,11 @@ def named_parameters(adapters: Mapping[str, Adapter]) -> dict[str, nn.Parameter]
     }
 
 
-def describe_groups(adapters: Mapping[str, Adapter], optimizer: AdamW) -> str:
+def describe_groups(adapters: Mapping[str, Adapter], optimizer: Optimizer) -> str:
     """One line per group: part, tensors, parameters, peak rate, rank and alpha / rank; printed when training starts."""
     lines = [f"{'group':26}{'tensors':>8}{'parameters':>14}{'peak rate':>12}{'decay':>8}{'rank':>8}{'alpha/rank':>12}"]
     for group in optimizer.param_groups:
-        layers = adapters[group["part"]].layers.values()
+        layers = adapters[group["part"]].low_rank.values()
         count = sum(parameter.numel() for parameter in group["params"])
         lines.append(
             f"{group['name']:26}{len(group['params']):>8}{count:>14,}{group['peak']:>12.3g}{group['weight_decay']:>8.3g}"
@@ -95,5 +124,7 @@ def describe_groups(adapters: Mapping[str, Adapter], optimizer: AdamW) -> str:
 
 
 def _span(values: list[float]) -> str:
+    if not values:
+        return "full"
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g}-{high:g}"

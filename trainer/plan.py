@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from dora_core.errors import FileFormatError
+from trainer.base_choices import clip_skip_refusal, vae_refusal
 from trainer.base_files import BaseFacts, look_up
 from trainer.config import RunConfig
 from trainer.config_data import DataConfig
@@ -34,16 +35,20 @@ from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
 from trainer.home import Home
 from trainer.memory_advice import ways_to_fit
+from trainer.objective_notices import objective_notices
+from trainer.optimizers import what_is_missing
 from trainer.speed import Expectation, expected_speed
 from trainer.twins import configs_of
 from trainer.vram import (
     FLOAT32,
     Memory,
     adapter_parameters,
+    checkpoint_bytes,
     parts_below_rank,
     training_memory,
     unmatched_patterns,
 )
+from trainer.writer_packages import writer_problems
 
 Scan = Callable[[Path, int, float], ImageSet]
 
@@ -113,11 +118,14 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
     adapters = [adapter_parameters(run, base) for run in runs] if base and is_known else []
     memory_of = partial(_memory, machine=machine, is_text_live=count_live(datasets) > 0)
     memory = memory_of(config, base) if base and is_known else None
-    disk = _disk(runs, datasets, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs))
+    checkpoints = [checkpoint_bytes(run, base) for run in runs] if base and is_known else []
+    disk = _disk(runs, datasets, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs), checkpoints)
     free = free_bytes(home.runs)
     problems = [
         *_data_problems(datasets),
         *base_problems,
+        *_optimizer_problems(config, machine),
+        *writer_problems(config.log),
         *(_adapter_problems(config, base) if base and is_known else []),
         *_disk_problems(disk, free),
     ]
@@ -126,6 +134,9 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
         *_set_notices(datasets, 77 if base is None else base.tokens),
         *_base_notices(config, base),
         *_prior_notices(config),
+        *_full_notices(config),
+        *_schedule_notices(config),
+        *objective_notices(config, base),
         *_machine_notices(machine),
         *(_memory_notices(config, machine, lambda changed: memory_of(changed, base)) if base and is_known else []),
     ]
@@ -162,9 +173,17 @@ def precision_on(config: RunConfig, machine: Machine) -> Precision:
 
 def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
     try:
-        return look_up(config.model.base, config.model.revision), []
+        base = look_up(config.model.base, config.model.revision)
     except FileFormatError as error:
         return None, [Problem("model.base", f"model.base: {error}")]
+    try:
+        refusal = vae_refusal(config.model.vae, base)
+    except FileFormatError as error:
+        refusal = str(error)
+    problems = [Problem("model.vae", f"model.vae: {refusal}")] if refusal else []
+    if refusal := clip_skip_refusal(config.model.clip_skip, base):
+        problems.append(Problem("model.clip_skip", f"model.clip_skip: {refusal}"))
+    return base, problems
 
 
 def report_datasets(data: DataConfig, look_at: Scan = scan) -> tuple[DatasetReport, ...]:
@@ -208,10 +227,22 @@ def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
     return []
 
 
+def _optimizer_problems(config: RunConfig, machine: Machine) -> list[Problem]:
+    missing = what_is_missing(config.optim.kind, machine.is_card)
+    return [Problem("optim.kind", ": ".join(missing))] if missing else []
+
+
 def _disk(
-    runs: Sequence[RunConfig], datasets: Sequence[DatasetReport], base: BaseFacts | None, trained: Sequence[int]
+    runs: Sequence[RunConfig],
+    datasets: Sequence[DatasetReport],
+    base: BaseFacts | None,
+    trained: Sequence[int],
+    checkpoints: Sequence[int],
 ) -> tuple[DiskPart, ...]:
-    """Upper ends: pictures are counted as if PNG did not make them smaller. `trained`: parameters of each run."""
+    """Upper ends: pictures are counted as if PNG did not make them smaller. `trained`: parameters of each run.
+
+    `checkpoints`: bytes of one, of each run.
+    """
     config = runs[0]
     width, height = config.sample.size_px or (config.data.resolution_px,) * 2
     every, steps = config.sample.every_steps, config.train.steps
@@ -219,8 +250,8 @@ def _disk(
     shown = [one.bucket for report in datasets for p in report.placements for one in report.variants(p)]
     is_kept = config.data.cache == "disk"
     latent_values = sum(bucket.width * bucket.height // 64 * 4 for bucket in shown) if is_kept else 0
-    checkpoint = 3 * sum(trained) * FLOAT32  # the adapter and two moments
-    files = [len(FINISHING[run.adapter.norm_axis if run.adapter.kind == "dora" else None]) for run in runs]
+    checkpoint = sum(checkpoints)
+    files = [len(FINISHING[run.adapter.form]) for run in runs]
     exported = sum(count * each * FLOAT32 for count, each in zip(files, trained, strict=True))
     is_fetched = base is None or base.path is not None
     class_pictures = config.data.prior.count if config.data.prior else 0
@@ -272,6 +303,38 @@ def _prior_notices(config: RunConfig) -> list[str]:
         return []
     there = len(picture_files(prior.folder))
     return [f"{there} of {prior.count} class pictures are there; missing ones are drawn first"]
+
+
+# Settings that say nothing to a full fine-tune, by section.
+NOT_OF_FULL: Mapping[str, tuple[str, ...]] = {
+    "adapter": ("rank", "alpha", "conv_rank", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
+    "optim": ("magnitude_factor", "up_factor"),
+}
+
+
+def _full_notices(config: RunConfig) -> list[str]:
+    """Presets have a rank, so that setting one is no mistake."""
+    if config.adapter.kind != "full":
+        return []
+    passed_over = [
+        f"{section}.{key}"
+        for section, keys in NOT_OF_FULL.items()
+        for key in keys
+        if getattr(getattr(config, section), key) != type(getattr(config, section)).model_fields[key].default
+    ]
+    notices = [f"adapter.kind is full, to which {', '.join(passed_over)} says nothing"] if passed_over else []
+    rate = f"optim.learning_rate is {config.optim.rate:g}, of whole weights, which bear less than factors do"
+    return [*notices, rate]
+
+
+def _schedule_notices(config: RunConfig) -> list[str]:
+    """What the optimizer's authors advise for the schedule."""
+    row, kind, schedule = config.optim.row, config.optim.kind, config.schedule
+    if row.is_schedule_free and schedule.kind != "constant":
+        return [f"schedule.kind is {schedule.kind}: {kind} averages instead of slowing down, constant suits it"]
+    if row.finds_its_rate and schedule.cycles > 1:
+        return [f"schedule.cycles is {schedule.cycles}: {kind} finds its rate best without restarts"]
+    return []
 
 
 def _memory(config: RunConfig, base: BaseFacts, machine: Machine, is_text_live: bool) -> Memory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from trainer.alarms import faintness
 from trainer.base_weights import open_base
 from trainer.build import build_training, sample_shots
 from trainer.checkpoints import Checkpoint, CheckpointStore, restore, size_bytes
-from trainer.components import Components, Pipeline, load_components
+from trainer.components import Components, load_components
 from trainer.compute import Compute, choose_compute
 from trainer.config import RunConfig
 from trainer.config_io import parse_config, read_toml
@@ -35,7 +35,7 @@ from trainer.home import Home
 from trainer.lean import compile_blocks
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
-from trainer.optim import describe_groups
+from trainer.optim import describe_groups, require_optimizer
 from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
@@ -47,6 +47,8 @@ from trainer.team import Team, join_team, note_on_shares, require_shares
 from trainer.teammate import accompany, failure_of
 from trainer.training import Every, Training
 from trainer.watch import StopAskedError, Watch, answer_stop
+from trainer.writer_packages import require_writers
+from trainer.writers import Writers, open_writers
 
 VERSIONS_OF = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
 
@@ -88,6 +90,8 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> 
         store.prune(newest.folder)
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
+    require_optimizer(config.optim.kind, compute.device)
+    require_writers(config.log)
     require_shares(config.train.accumulation, team)
     _warn(run, note_on_shares(config.train.accumulation, team))
     try:
@@ -96,7 +100,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> 
                 held.enter_context(hold_device(device, run.path, _Patience(run, device, wait_for_device, team)))
             held.enter_context(memory_explained(config))
             team.tell("go")
-            _write_environment(run, compute, team)
+            _write_environment(run, compute, team, {})
             ending = _train_and_export(run, config, compute, store, newest, team)
     except StopAskedError:
         ending = "stopped"
@@ -116,6 +120,7 @@ def _train_and_export(
     home, report = home_of(run), _Report(run, team)
     report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
+    _write_environment(run, compute, team, _commit(components))
     training = build_training(config, components, compute, home, report, team)
     if config.train.compile:
         _warn(run, compile_blocks(components.unet, compute.device))
@@ -126,8 +131,12 @@ def _train_and_export(
     _warn(run, note_on_bits(config))
     print(describe_groups(training.adapters, training.optimizer), flush=True)
     report("training")
-    with ProgressBar(training.steps, training.progress.step) as bar:
-        watch = _watch(run, config, components, training, store, compute, bar)
+    warn = partial(_warn, run)
+    with (
+        ProgressBar(training.steps, training.progress.step) as bar,
+        open_writers(run, config, training.progress.step + 1, warn) as writers,
+    ):
+        watch = _watch(run, config, components, training, store, compute, bar, writers)
         ending = train(training, watch)
     if watch.seconds and team.size == 1:  # what a plan counts with
         record_speed(home, config, str(compute.device), watch.median_seconds)
@@ -154,12 +163,13 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         base_model_sha256=base.sha256,
         prediction=training.denoiser.schedule.prediction,
         trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
-        provenance={"steps": str(training.steps), "seed": str(training.seed)} | _bits(config),
+        clip_skip=config.model.clip_skip,
+        provenance={"steps": str(training.steps), "seed": str(training.seed)} | _commit(components) | _bits(config),
     )
     kind = config.adapter.kind
     stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
     export = partial(export_adapter, state, base.weights, base.modules, about=about)
-    export_all(run, finishing_targets(state.norm_axis), stem, export, report)
+    export_all(run, finishing_targets(state.form), stem, export, report)
     crash_point("export.done")
 
 
@@ -196,25 +206,27 @@ def _watch(
     store: CheckpointStore,
     compute: Compute,
     bar: ProgressBar,
+    writers: Writers,
 ) -> Watch:
     shots = sample_shots(config, training.datasets[0].plain_batch([0]).captions[0])
     return Watch(
         run=run,
         store=store,
-        draw=partial(_draw, training, components.pipeline, shots),
+        draw=partial(_draw, training, components, shots),
         peak_mib=lambda: compute.peak_mib,
         bar=bar,
         save_every=Every(config.save.every_steps),
         sample_every=Every(config.sample.every_steps),
+        writers=writers,
         team=training.team,
     )
 
 
 def _draw(
-    training: Training, pipeline: Pipeline, shots: tuple[Shot, ...], folder: Path, report: Callable[[int, int], None]
+    training: Training, components: Components, shots: Sequence[Shot], folder: Path, report: Callable[[int, int], None]
 ) -> None:
     with training.aside.brought_back():
-        draw_samples(pipeline, shots, folder, report)
+        draw_samples(components, shots, folder, report)
 
 
 def _started(config: RunConfig, newest: Checkpoint | None, compute: Compute) -> Started:
@@ -268,8 +280,13 @@ class _Report:
             print(f"{PHASES[name][1]} ...", flush=True)
 
 
-def _write_environment(run: RunDir, compute: Compute, team: Team) -> None:
-    """What the run was made with, for whoever wants to do it again."""
+def _commit(components: Components) -> dict[str, str]:
+    """Which of the versions of a model on the hub it is."""
+    return {} if components.commit is None else {"base_model_commit": components.commit}
+
+
+def _write_environment(run: RunDir, compute: Compute, team: Team, base: Mapping[str, str]) -> None:
+    """What the run was made with, for whoever wants to do it again; `base`: what is known of the base model by then."""
     facts: dict[str, object] = {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -280,4 +297,4 @@ def _write_environment(run: RunDir, compute: Compute, team: Team) -> None:
     }
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
     with atomic_write(run.environment_file) as file:
-        file.write(json.dumps(facts | versions, indent=1).encode())
+        file.write(json.dumps({**facts, **versions, **base}, indent=1).encode())

@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from dora_core.adapter import Adapter
 from dora_core.families import neutral_name
 from dora_core.state import AdapterState
+from trainer.averages import Average, shown
 from trainer.config_sections import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
 from trainer.lean import NOTHING_ASIDE, Aside
+from trainer.losses import ByBand, band_means, band_sums
 from trainer.noise import Draw
 from trainer.optim import RatePlan
+from trainer.optimizers import OptimizerRow
 from trainer.step import Denoiser
 from trainer.team import ALONE, Team
 
@@ -62,37 +65,54 @@ class Training:
     noise: NoiseConfig
     models: Mapping[str, nn.Module]
     adapters: Mapping[str, Adapter]
-    optimizer: AdamW
+    optimizer: Optimizer
+    optimizer_row: OptimizerRow
     rates: RatePlan
     scaler: torch.amp.GradScaler
     validation: Validation
     identity: Mapping[str, object]
+    average: Average | None = None
     team: Team = ALONE
     aside: Aside = NOTHING_ASIDE
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> AdapterState:
-        """Everything learned, under neutral names."""
-        return pipeline_state(self.adapters)
+        """Everything learned, under neutral names; the average where there is one."""
+        with shown(self.average, self.adapters):
+            return pipeline_state(self.adapters)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Without dropout and checkpointing inside, and without a gradient."""
+        """The average, where there is one, without dropout and checkpointing inside, and without a gradient."""
         try:
             for model in self.models.values():
                 model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), shown(self.average, self.adapters):
                 yield
         finally:
             for model in self.models.values():
                 model.train()
 
 
-def validation_loss(training: Training) -> float:
-    """Mean loss, all timesteps alike, on the fixed pictures."""
+@dataclass(frozen=True)
+class Outcome:
+    """Of one optimizer step. `reason`: why it was skipped, the weights staying as they were; empty: it was taken."""
+
+    loss: float
+    band_losses: ByBand
+    learning_rates: dict[str, float]
+    pictures: tuple[str, ...]
+    reason: str
+
+
+def validation_losses(training: Training) -> tuple[float, ByBand]:
+    """Mean squared error on the fixed pictures, all timesteps alike; and by band."""
+    batches = training.validation.batches
     with training.evaluating():
-        errors = [training.denoiser.loss(batch, fixed).errors for batch, fixed in training.validation.batches]
-    return float(torch.stack(errors).mean())
+        errors = torch.cat([training.denoiser.loss(batch, fixed).errors for batch, fixed in batches])
+    timesteps = torch.cat([fixed.timesteps for _, fixed in batches])
+    schedule_steps = len(training.denoiser.schedule.alphas_bar)
+    return float(errors.mean()), band_means(band_sums(errors.tolist(), timesteps.tolist(), schedule_steps))
 
 
 def is_finite(adapters: Mapping[str, Adapter]) -> bool:

@@ -67,6 +67,24 @@ def adapter_parameters(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     }
 
 
+def state_bytes(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
+    """What the optimizer keeps of the trainable parameters, by part of the base model."""
+    assert facts.family is not None
+    count = config.optim.row.state_bytes
+    specs = adapter_specs(config.adapter, facts.family)
+    return {
+        part: sum(count(own) for shape in _targets(facts, part, spec) for own in _own_shapes(shape, spec))
+        for part, spec in specs.items()
+    }
+
+
+def checkpoint_bytes(config: RunConfig, facts: BaseFacts) -> int:
+    """The adapter, what the optimizer keeps, and beside an average the parameters themselves."""
+    copies = 2 if config.optim.ema_decay or config.optim.row.is_schedule_free else 1
+    trained = sum(adapter_parameters(config, facts).values())
+    return copies * trained * FLOAT32 + sum(state_bytes(config, facts).values())
+
+
 def unmatched_patterns(config: RunConfig, facts: BaseFacts) -> list[str]:
     """The user's globs that no layer of the UNet has."""
     names = [name.removeprefix("unet.") for name in facts.shapes if name.startswith("unet.")]
@@ -80,7 +98,7 @@ def parts_below_rank(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     below: dict[str, int] = {}
     for part, spec in adapter_specs(config.adapter, facts.family).items():
         shapes = _targets(facts, part, spec)
-        if shapes and all(_rank(shape, spec) > _full_rank(shape) for shape in shapes):
+        if spec.kind != "full" and shapes and all(_rank(shape, spec) > _full_rank(shape) for shape in shapes):
             below[part] = max(map(_full_rank, shapes))
     return below
 
@@ -98,7 +116,13 @@ def training_memory(
     aside = {part for part in weights if on_card and (part == "vae" or (part != "unet" and not needs_text))}
     learned = [
         MemoryPart("adapter (fp32)", trained * FLOAT32, facts.is_counted),
-        MemoryPart("gradients and two moments", 3 * trained * FLOAT32, facts.is_counted),
+        MemoryPart("gradients", trained * FLOAT32, facts.is_counted),
+        MemoryPart(f"state of {config.optim.kind}", sum(state_bytes(config, facts).values()), facts.is_counted),
+        *(
+            [MemoryPart("average of the adapter", trained * FLOAT32, facts.is_counted)]
+            if config.optim.ema_decay
+            else []
+        ),
         *([MemoryPart("driver and kernels", CUDA_CONTEXT_BYTES, False)] if on_card else []),
     ]
     activations = MemoryPart("activations", _activation_bytes(config, facts, precision), False)
@@ -139,8 +163,17 @@ def _targets(facts: BaseFacts, part: str, spec: AdapterSpec) -> list[Shape]:
 
 
 def _layer_parameters(shape: Shape, spec: AdapterSpec) -> int:
-    magnitudes = 0 if spec.kind == "lora" else shape[0 if spec.norm_axis == "output" else 1]
-    return min(_rank(shape, spec), _full_rank(shape)) * (shape[0] + prod(shape[1:])) + magnitudes
+    return sum(map(prod, _own_shapes(shape, spec)))
+
+
+def _own_shapes(shape: Shape, spec: AdapterSpec) -> list[Shape]:
+    """Of down, up and DoRA's magnitude, or of the full difference."""
+    if spec.kind == "full":
+        return [shape]
+    rank, ones = min(_rank(shape, spec), _full_rank(shape)), (1,) * (len(shape) - 2)
+    magnitude = (shape[0], 1) if spec.norm_axis == "output" else (1, shape[1])
+    factors: list[Shape] = [(rank, *shape[1:]), (shape[0], rank, *ones)]
+    return factors if spec.kind == "lora" else [*factors, (*magnitude, *ones)]
 
 
 def _rank(shape: Shape, spec: AdapterSpec) -> int:

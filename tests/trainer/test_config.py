@@ -15,7 +15,8 @@ from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS
 from trainer.config import RunConfig, renewed
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import parse_config
-from trainer.config_sections import AdapterConfig
+from trainer.config_sections import AdapterConfig, ScheduleConfig
+from trainer.optimizers import OPTIMIZERS
 
 LEAST: Mapping[str, Any] = {"model": {"base": "somewhere"}, "data": {"folder": "pictures"}}
 
@@ -75,10 +76,10 @@ def test_every_choice_of_layers_is_in_the_tables_of_the_core() -> None:
         ("adapter.rank", 0, "a whole number from 1 to 1024"),
         ("adapter.rank", 4096, "a whole number from 1 to 1024"),
         ("adapter.alpha", 0, "a number above 0 and at most 4096"),
-        ("optim.learning_rate", 0, "a number above 0 and at most 0.1"),
-        ("optim.learning_rate", 10, "a number above 0 and at most 0.1"),
-        ("optim.learning_rate", float("nan"), "a number above 0 and at most 0.1"),
-        ("optim.clip_norm", float("inf"), "a number above 0 and at most 1000"),
+        ("optim.learning_rate", 0, "a number above 0 and at most 10"),
+        ("optim.learning_rate", 11, "a number above 0 and at most 10"),
+        ("optim.learning_rate", float("nan"), "a number above 0 and at most 10"),
+        ("optim.clip_norm", float("inf"), "a number from 0 to 1000"),
         ("adapter.kind", "loha", "one of lora, dora"),
         ("data.resolution_px", 500, "a whole number, a multiple of 8, from 32 to 4096"),
         ("data.background", "white", "a colour such as #ffffff"),
@@ -148,6 +149,37 @@ def test_settings_of_a_text_encoder_that_is_not_trained_are_an_error_not_ignored
     assert parse_config({**LEAST, **sections, "adapter": {"text_encoder": True}})
 
 
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ([{"folder": "b"}, {"folder": "c", "repeat": 2}], "entry 2: repeat is no setting: did you mean repeats?"),
+        ([{"folder": "b", "repeats": 0}], "entry 1: repeats is 0: give a whole number from 1 to 1000"),
+        ([{"repeats": 2}], "entry 1: folder is missing: give a path"),
+        (
+            [{"folder": "b", "mask": {"sauce": "m", "source": "m"}}],
+            "entry 1: mask.sauce is no setting: did you mean mask",
+        ),
+        ([{"folder": "b", "mask": 3}], "entry 1: mask is 3: it is a section"),
+        ([{"folder": "b", "keep_tags": 1}], "entry 1: keep_tags is 1, but tags stay as they are: set shuffle_tags"),
+    ],
+)
+def test_what_is_wrong_in_a_further_set_is_told_with_its_number(more: list[Any], sentence: str) -> None:
+    found = problems(data={"folder": "pictures", "more": more})
+    assert found.keys() == {"data.more"}
+    assert found["data.more"].startswith(f"data.more, {sentence}")
+
+
+@pytest.mark.parametrize("more", ["b", 3, {"folder": "b"}, ["b"]])
+def test_further_sets_are_tables(more: object) -> None:
+    sentence = problems(data={"folder": "pictures", "more": more})["data.more"]
+    assert "give a list of tables with folder, instance_prompt" in sentence
+
+
+def test_kept_tags_need_tags_that_change() -> None:
+    assert problems(data={"folder": "x", "keep_tags": 2})["data.keep_tags"].startswith("data.keep_tags is 2, but tags")
+    assert parse_config({**LEAST, "data": {"folder": "x", "keep_tags": 2, "tag_dropout": 0.1}})
+
+
 def test_a_rank_of_convolutions_needs_convolutions() -> None:
     (sentence,) = problems(adapter={"conv_rank": 4, "targets": "attention-mlp"}).values()
     assert sentence.startswith("adapter.conv_rank is 4")
@@ -157,9 +189,65 @@ def test_a_rank_of_convolutions_needs_convolutions() -> None:
 
 def test_the_text_encoders_rate_is_a_quarter_unless_given() -> None:
     adapter = {"text_encoder": True}
-    assert parse_config({**LEAST, "adapter": adapter}).text_encoder_learning_rate == 2.5e-5
+    assert parse_config({**LEAST, "adapter": adapter}).optim.text_encoder_rate == 2.5e-5
     given = parse_config({**LEAST, "adapter": adapter, "optim": {"text_encoder_learning_rate": 3e-6}})
-    assert given.text_encoder_learning_rate == 3e-6
+    assert given.optim.text_encoder_rate == 3e-6
+
+
+def test_every_optimizer_has_a_rate_of_its_own_where_none_is_given() -> None:
+    rates = {kind: parse_config({**LEAST, "optim": {"kind": kind}}).optim.rate for kind in OPTIMIZERS}
+    assert rates["prodigy"] == 1
+    assert rates["lion"] < rates["adamw"] == 1e-4
+    assert parse_config({**LEAST, "optim": {"kind": "prodigy"}}).optim.text_encoder_rate == 1
+
+
+@pytest.mark.parametrize(
+    ("optim", "words"),
+    [
+        ({"kind": "prodigy", "learning_rate": 1e-4}, "optim.learning_rate is 0.0001, but prodigy finds the rate"),
+        ({"learning_rate": 1.0}, "optim.learning_rate is 1, more than adamw can learn with: give at most 0.1, 0.0001"),
+        ({"kind": "lion", "learning_rate": 0.05}, "give at most 0.02, 2e-05 is usual"),
+        ({"kind": "prodigy", "up_factor": 4}, "optim.up_factor is 4, but prodigy finds one rate for everything"),
+        ({"kind": "prodigy", "magnitude_factor": 0}, "optim.magnitude_factor is 0, but prodigy finds one rate"),
+        (
+            {"kind": "prodigy", "text_encoder_learning_rate": 0.5},
+            "optim.text_encoder_learning_rate is 0.5, but prodigy",
+        ),
+        ({"kind": "adafactor", "betas": [0.9, 0.99]}, "optim.betas is given, but optim.kind is adafactor"),
+        ({"kind": "adamw-schedule-free", "betas": [0, 0.99]}, "optim.betas begins with 0"),
+        ({"kind": "adamw-schedule-free", "ema_decay": 0.9}, "optim.ema_decay is 0.9, but adamw-schedule-free averages"),
+    ],
+)
+def test_what_cannot_be_meant_with_an_optimizer_is_told(optim: dict[str, object], words: str) -> None:
+    (sentence,) = problems(adapter={"text_encoder": True}, optim=optim).values()
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            {"schedule": {"warmup": 0.7}},
+            "schedule.warmup is 0.7: give a share of the steps up to 0.5, or a whole number",
+        ),
+        ({"schedule": {"warmup": 2.5}}, "schedule.warmup is 2.5: give a share"),
+        ({"schedule": {"warmup": 30}, "train": {"steps": 30}}, "schedule.warmup is 30, but train.steps is 30"),
+        ({"schedule": {"kind": "constant", "decay": 0.2}}, "schedule.decay is 0.2, but schedule.kind is constant"),
+        ({"schedule": {"kind": "constant", "cycles": 3}}, "schedule.cycles is 3, but schedule.kind is constant"),
+        (
+            {"optim": {"kind": "prodigy"}, "adapter": {"text_encoder": True}, "train": {"text_encoder_stop": 0.5}},
+            "train.text_encoder_stop is 0.5, but prodigy finds one rate",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_with_a_schedule_is_told(sections: dict[str, Any], words: str) -> None:
+    (sentence,) = problems(**sections).values()
+    assert sentence.startswith(words)
+
+
+def test_warm_up_is_a_share_or_a_number_of_steps() -> None:
+    steps = {warmup: ScheduleConfig(warmup=warmup).warmup_steps(90) for warmup in (0, 0.05, 0.5, 1, 30)}
+    assert steps == {0: 0, 0.05: 4, 0.5: 45, 1: 1, 30: 30}
 
 
 def test_the_page_can_have_all_of_it_without_torch() -> None:
@@ -191,6 +279,7 @@ def test_the_whole_config_is_a_json_schema() -> None:
             "noise.timestep_location",
             "noise.timesteps is mode",
         ),
+        ({"log": {"wandb_offline": True}}, "log.wandb_offline", "there is no log.wandb_project: name one"),
         ({"noise": {"timestep_scale": 0.5}}, "noise.timestep_scale", "but noise.timesteps is uniform"),
     ],
 )

@@ -29,6 +29,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.base": "owner/name",
     "model.revision": "fp16",
     "model.vae": "owner/vae",
+    "model.clip_skip": 2,
     "model.prediction": "v",
     "model.zero_terminal_snr": False,
     "data.folder": "/tést dír/x",
@@ -70,14 +71,19 @@ OTHER_VALUES: dict[str, Any] = {
     "adapter.include": ["*.attn1.*", "*.attn2.*"],
     "adapter.exclude": ["up_blocks.*"],
     "adapter.text_encoder": True,
+    "optim.kind": "lion",
     "optim.learning_rate": 0.003,
     "optim.text_encoder_learning_rate": 2e-05,
+    "optim.up_factor": 4.0,
     "optim.magnitude_factor": 0.5,
     "optim.weight_decay": 0.25,
     "optim.betas": [0.8, 0.95],
     "optim.clip_norm": 2.0,
-    "schedule.kind": "constant",
+    "optim.ema_decay": 0.75,
+    "schedule.kind": "rex",
     "schedule.warmup": 0.25,
+    "schedule.decay": 0.5,
+    "schedule.cycles": 2,
     "train.steps": 12,
     "train.batch_size": 3,
     "train.accumulation": 2,
@@ -109,6 +115,9 @@ OTHER_VALUES: dict[str, Any] = {
     "sample.size_px": [512, 768],
     "save.every_steps": 4,
     "save.keep_last": 5,
+    "log.tensorboard": True,
+    "log.wandb_project": "pandas",
+    "log.wandb_offline": True,
 }
 
 
@@ -266,3 +275,34 @@ def test_text_that_no_path_can_be_is_taken_as_it_is(text: str) -> None:
     config = load_config("starter-lora", ["data.folder=.", f"data.instance_prompt={text}", f"model.base={text}"])
     assert config.data.instance_prompt == text
     assert config.model.base.endswith(text)
+
+
+def test_folders_of_further_sets_and_masks_start_at_the_files_folder_or_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.toml").write_text(
+        'model.base = "x"\ndata.folder = "p"\ndata.mask.source = "m"\n'
+        'data.more = [{folder = "q", mask = {source = "n"}}, {folder = "r", mask = {source = "alpha"}}]\n'
+    )
+    data = load_config(tmp_path / "a.toml").data
+    assert data.mask is not None
+    masks = [one.mask.source for one in data.more if one.mask]
+    assert [data.mask.source, *masks] == [str(tmp_path / "m"), str(tmp_path / "n"), "alpha"]
+    assert [one.folder for one in (data, *data.more)] == [tmp_path / name for name in ("p", "q", "r")]
+    monkeypatch.chdir(tmp_path)
+    typed = config_from(LEAST, ['data.more=[{folder="b", repeats=2}]']).data.more
+    assert [(one.folder, one.repeats) for one in typed] == [(tmp_path / "b", 2)]
+
+
+def test_a_presets_steps_come_from_the_pictures_of_all_trained_sets(tmp_path: Path) -> None:
+    for name, count in (("a", 12), ("b", 8), ("c", 3)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.png").touch()
+    kept = f'{{folder="{tmp_path / "c"}", role="prior-prediction"}}'
+    more = f'[{{folder="{tmp_path / "b"}", repeats=2}}, {kept}]'
+    one, two = (
+        config_from({"preset": "sd15-subject-dora"}, [f"data.folder={tmp_path / 'a'}", *sets]).train.steps
+        for sets in ([], [f"data.more={more}"])
+    )
+    assert (one, two) == (1200, 2000)  # 100 a picture

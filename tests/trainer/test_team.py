@@ -97,8 +97,9 @@ def test_a_batch_without_a_finite_loss_makes_every_process_skip_the_step(
     def train(rank: int) -> None:
         training = built_by(join_team(), tmp_path, config)
         bad = training.datasets[0].order.batch(1)[0]  # of the second process
-        latents = [latent * torch.nan if i == bad else latent for i, latent in enumerate(training.datasets[0].latents)]
-        training = replace(training, datasets=(replace(training.datasets[0], latents=tuple(latents)),))
+        views = list(training.datasets[0].views)
+        views[bad] = (replace(views[bad][0], latents=views[bad][0].latents * torch.nan),)
+        training = replace(training, datasets=(replace(training.datasets[0], views=tuple(views)),))
         before = learned(training)
         outcome = take_step(training, 1)
         assert "the loss is nan" in outcome.reason

@@ -9,22 +9,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import DiffusionPipeline
 from torch.nn.utils.parametrize import is_parametrized
 
 from dora_core.families import FAMILIES, UNET_TARGETS
 from dora_core.targets import plan_targets
+from tests.trainer.test_loop import built
 from trainer.adapter_specs import adapter_specs
 from trainer.base_files import look_up
+from trainer.checkpoints import size_bytes
 from trainer.config_io import parse_config
 from trainer.count_activations import COUNTED, MODES, decode_bytes_per_pixel, step_bytes_per_pixel
+from trainer.optim import named_parameters
+from trainer.optimizers import OPTIMIZERS, OptimizerKind
 from trainer.quantised import quantise
-from trainer.vram import ACTIVATION_TABLE, adapter_parameters, quantised_bytes, training_memory, unmatched_patterns
+from trainer.vram import (
+    ACTIVATION_TABLE,
+    adapter_parameters,
+    checkpoint_bytes,
+    quantised_bytes,
+    state_bytes,
+    training_memory,
+    unmatched_patterns,
+)
 
 ADAPTERS: list[dict[str, Any]] = [
     {"kind": "lora", "rank": 3, "targets": "attention"},
     {"kind": "dora", "rank": 5, "targets": "attention-mlp", "text_encoder": True},
     {"kind": "dora", "norm_axis": "output", "rank": 5, "conv_rank": 2, "targets": "attention-mlp-conv"},
+    {"kind": "full", "rank": 999, "targets": "attention-mlp-conv", "text_encoder": True},
     {"kind": "dora", "rank": 9, "include": ["*.attn2.*", "*.conv1"], "exclude": ["mid_block.*"]},  # above some widths
 ]
 
@@ -73,13 +87,37 @@ def test_memory_is_counted_part_by_part_in_the_precision_of_each(tiny_base: Call
     assert sizes["text_encoder_2 (bf16)"] == 2 * facts.parameters["text_encoder_2"]
     assert sizes["vae (fp32)"] == 4 * facts.parameters["vae"]
     assert sizes["adapter (fp32)"] == 4 * trained
-    assert sizes["gradients and two moments"] == 12 * trained
+    assert sizes["gradients"] == 4 * trained
+    assert sizes["state of adamw"] == 8 * trained
     aside = ("vae (fp32)", "text_encoder (bf16)", "text_encoder_2 (bf16)")  # of a card, where they only draw
     assert memory.step_bytes == sum(size for name, size in sizes.items() if name not in aside)
     assert memory.sampling_bytes == sum(sizes.values()) - sizes["activations"] + memory.sampling[-1].size_bytes
     assert memory.peak_bytes == max(memory.step_bytes, memory.sampling_bytes)
     estimates = {part.name for part in (*memory.step, *memory.sampling) if not part.is_counted}
     assert estimates == {"driver and kernels", "activations", "decoding a sample"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind, row in OPTIMIZERS.items() if not row.package])
+def test_the_state_of_every_optimizer_is_as_large_as_said(
+    tmp_path: Path, tiny_settings: Callable[..., Any], kind: OptimizerKind
+) -> None:
+    adapter = {"rank": 3, "targets": "attention-mlp-conv", "text_encoder": True}
+    config = tiny_settings("sdxl", adapter=adapter, optim={"kind": kind})
+    _, training = built(tmp_path, config)
+    for parameter in named_parameters(training.adapters).values():
+        parameter.grad = torch.ones_like(parameter)
+    training.optimizer.step()
+    real = sum(
+        value.nbytes
+        for values in training.optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, torch.Tensor) and value.dim() > 0
+    )
+    facts = look_up(config.model.base)
+    assert sum(state_bytes(config, facts).values()) == real
+    adapter_bytes = 4 * sum(adapter_parameters(config, facts).values())
+    own = adapter_bytes if kind == "adamw-schedule-free" else 0
+    assert checkpoint_bytes(config, facts) == size_bytes(training) == adapter_bytes + real + own
 
 
 def test_activations_grow_with_pixels_and_batch_and_shrink_with_checkpointing(tiny_base: Callable[[str], Path]) -> None:
