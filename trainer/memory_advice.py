@@ -92,7 +92,7 @@ def change_of(config: RunConfig, values: Mapping[str, object]) -> Change:
 
 
 def ways_to_fit(config: RunConfig, peak_of: Callable[[RunConfig], int], room_bytes: int) -> list[tuple[Change, int]]:
-    """Changes that together bring the peak below `room_bytes`, as far as they can, and what each saves of it."""
+    """Changes that together bring the peak below `room_bytes`, if any do, and what each saves, 1 MiB or more."""
     ways: list[tuple[Change, int]] = []
     peak = peak_of(config)
     if peak > room_bytes and not config.train.checkpointing:  # where part of it is enough, that costs less time
@@ -104,7 +104,7 @@ def ways_to_fit(config: RunConfig, peak_of: Callable[[RunConfig], int], room_byt
             break
         change = change_of(config, each.values)
         less = peak_of(changed := change.made(config))
-        if less < peak:
+        if peak - less >= 2**20:
             ways.append((change, peak - less))
             config, peak = changed, less
     return ways

@@ -129,7 +129,7 @@ def test_a_run_on_a_quantised_base_is_exported_for_the_true_one_and_says_so(
 
 
 def test_nf4_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn.parametrize", None)
     with pytest.raises(ExplainedError, match=r"model\.bits is nf4, and bitsandbytes.*pip install"):
         quantise(nn.Linear(2, 2), "nf4")
 

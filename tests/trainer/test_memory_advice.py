@@ -61,11 +61,11 @@ def test_ways_to_fit_are_taken_in_order_until_it_fits_and_those_that_save_nothin
 ) -> None:
     def peak(config: RunConfig) -> int:
         blocks = {"all": 100, "transformers": 300}[config.train.checkpointed] if config.train.checkpointing else 900
-        return (1000 if config.model.bits == "as-is" else 600) + blocks * config.train.batch_size
+        return ((1000 if config.model.bits == "as-is" else 600) + blocks * config.train.batch_size) * 2**20
 
     config = tiny_settings(train__batch_size=2, train__precision="fp32")
     told = [
-        [(list(change.values), saved) for change, saved in ways_to_fit(config, peak, room)]
+        [(list(change.values), saved // 2**20) for change, saved in ways_to_fit(config, peak, room * 2**20)]
         for room in (2800, 1600, 1200, 1100, 500)
     ]
     half, whole = (["train.checkpointing", "train.checkpointed"], 1200), (["train.checkpointing"], 1600)
