@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import setup_form
@@ -114,6 +114,7 @@ def test_a_preset_shown_in_the_form_is_the_preset(preset: str) -> None:
     assert from_texts(texts_of_config(config)) == config
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_taken_as_text(text: str) -> None:
     typed = cleaned("data.instance_prompt", text)
@@ -121,6 +122,7 @@ def test_any_text_is_taken_as_text(text: str) -> None:
     assert config.data.instance_prompt == typed.strip()
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=4))
 def test_any_list_of_texts_comes_back(prompts: list[str]) -> None:
     setting = SETTINGS["sample.prompts"]
@@ -129,6 +131,7 @@ def test_any_list_of_texts_comes_back(prompts: list[str]) -> None:
     assert config.sample.prompts == wanted
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SETTINGS)), st.text(max_size=200))
 def test_whatever_is_typed_is_taken_or_refused_in_words(key: str, text: str) -> None:
     with suppress(ConfigError):

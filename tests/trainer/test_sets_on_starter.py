@@ -58,8 +58,8 @@ def test_what_lies_outside_the_mask_is_not_learned(tmp_path: Path) -> None:
     shots = [Shot("a sks penguin", "", seed, 10, 2.0, SIDE_PX, SIDE_PX) for seed in range(8)]
     found = {name: magenta(draw_column(components, column, shots)) for name, column in columns.items()}
     print({name: round(share, 3) for name, share in found.items()})
-    assert found["no mask"] > 0.5
-    assert found["mask"] < 0.1
+    assert found["no mask"] > 0.3
+    assert found["mask"] < 0.02
     assert found["mask"] <= found["mask, 0.2 outside"] < found["no mask"]
 
 
