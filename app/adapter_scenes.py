@@ -18,6 +18,7 @@ from app.studio import Studio
 from app.workflow import Workflow, embedded, why_not, workflow
 from dora_core.errors import FileFormatError
 from dora_core.rendering import COMFYUI, rendering
+from trainer.base_choices import as_chosen
 from trainer.base_files import BaseFacts, look_up
 from trainer.compare.manifest import read_manifest
 from trainer.failures import ExplainedError
@@ -68,9 +69,11 @@ def workflow_for(studio: Studio, file: AdapterFile, key: str) -> tuple[Drawn, Wo
     base = _base(file)
     why = base if isinstance(base, str) else why_not(base) or _why_not_exact(file)
     drawn = next((each for each in drawn_with(studio, file) if each.key == key), None)
-    if why or drawn is None or isinstance(base, str):
+    config = settings_of(file.run)
+    if why or drawn is None or config is None or isinstance(base, str):
         raise ExplainedError(why or "This picture is not there (any more).", "")
-    return drawn, workflow(base, file.path.name, drawn.shot, drawn.strength)
+    model = config.model
+    return drawn, workflow(base, file.path.name, drawn.shot, drawn.strength, clip_skip=model.clip_skip, vae=model.vae)
 
 
 def picture_with_workflow(drawn: Drawn, made: Workflow) -> bytes:
@@ -83,7 +86,7 @@ def _base(file: AdapterFile) -> BaseFacts | str:
     if config is None:
         return "The settings of this file's run cannot be read."
     try:
-        return look_up(config.model.base, config.model.revision)
+        return as_chosen(look_up(config.model.base, config.model.revision), config.model)
     except (FileFormatError, OSError) as error:
         return f"The base model cannot be read: {error}"
 

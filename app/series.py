@@ -10,7 +10,7 @@ import os
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from trainer.events import StepMetrics
+from trainer.losses import BANDS, ByBand
 
 MOST_BUCKETS = 300  # two points each, the lowest and the highest
 MOST_STEPS = 1_000_000  # of a run, by its settings; a damaged row must not make us take all memory
@@ -38,7 +39,8 @@ class Series:
     inode: int = 0
     offset: int = 0
     loss: array[float] = field(default_factory=lambda: array("d"))
-    validation: dict[int, float] = field(default_factory=dict[int, float])
+    bands: tuple[array[float], ...] = field(default_factory=lambda: tuple(array("d") for _ in BANDS))
+    validation: dict[int, tuple[float, ByBand]] = field(default_factory=dict[int, tuple[float, ByBand]])
     last: StepMetrics | None = None
     health: StepMetrics | None = None  # the newest row with norms in it
 
@@ -60,26 +62,43 @@ class Series:
         return Look(self.curve(), sum(recent) / len(recent) if recent else None, self.last, self.health)
 
     def curve(self) -> dict[str, Any]:
-        """`low`, `high` and `mean` of every `width` steps from step 1 on, and the validation losses by step."""
-        losses = np.array(self.loss)
+        """`low`, `high` and `mean` of every `width` steps from step 1 on, and the validation losses by step.
+
+        `bands`: a title, the means, and the validation losses, all timesteps of a band together.
+        """
         width = 1
-        while width * MOST_BUCKETS < len(losses):
+        while width * MOST_BUCKETS < len(self.loss):
             width *= 2
-        filled = np.concatenate([losses, np.full(-len(losses) % width, NAN)]).reshape(-1, width)
-        present = np.isfinite(filled)
-        counts = present.sum(axis=1)
-        sums = np.where(present, filled, 0.0).sum(axis=1)
-        means = np.where(counts > 0, sums / np.maximum(counts, 1), NAN)
-        curve = {"steps": len(losses), "width": width, "mean": _points(means)}
+        filled = _buckets(self.loss, width)
+        curve = {"steps": len(self.loss), "width": width, "mean": _points(_means(filled))}
         if width > 1:
             curve |= {"low": _points(np.fmin.reduce(filled, axis=1)), "high": _points(np.fmax.reduce(filled, axis=1))}
         steps = sorted(self.validation)
-        kept = steps[:: -(-len(steps) // MOST_BUCKETS) or 1]
-        return curve | {"validation": [[step, _short(self.validation[step])] for step in kept]}
+        kept = {step: self.validation[step] for step in steps[:: -(-len(steps) // MOST_BUCKETS) or 1]}
+        return curve | {
+            "validation": [[step, _short(value)] for step, (value, _) in kept.items()],
+            "bands": [self._band(place, title, width, kept) for place, title in enumerate(BANDS)]
+            if self._has_bands
+            else [],
+        }
+
+    @property
+    def _has_bands(self) -> bool:
+        return any(np.isfinite(band).any() for band in self.bands)
+
+    def _band(
+        self, place: int, title: str, width: int, validation: Mapping[int, tuple[float, ByBand]]
+    ) -> dict[str, Any]:
+        checked = [(step, bands[place]) for step, (_, bands) in validation.items() if len(bands) == len(BANDS)]
+        return {
+            "name": title,
+            "mean": _points(_means(_buckets(self.bands[place], width))),
+            "validation": [[step, _short(value)] for step, value in checked if value is not None],
+        }
 
     def _begin(self, inode: int) -> None:
         self.inode, self.offset = inode, 0
-        self.loss, self.validation = array("d"), {}
+        self.loss, self.bands, self.validation = array("d"), tuple(array("d") for _ in BANDS), {}
         self.last = self.health = None
 
     def _rows(self) -> Generator[StepMetrics, None, None]:
@@ -100,12 +119,14 @@ class Series:
         if not 1 <= row.step <= MOST_STEPS:
             return
         if row.step <= len(self.loss):
-            del self.loss[row.step - 1 :]
             self.validation = {step: value for step, value in self.validation.items() if step < row.step}
-        self.loss.extend([NAN] * (row.step - 1 - len(self.loss)))
-        self.loss.append(NAN if row.loss is None else row.loss)
+        bands = row.band_losses if len(row.band_losses) == len(BANDS) else (None,) * len(BANDS)
+        for values, value in zip((self.loss, *self.bands), (row.loss, *bands), strict=True):
+            del values[row.step - 1 :]
+            values.extend([NAN] * (row.step - 1 - len(values)))
+            values.append(NAN if value is None else value)
         if row.validation_loss is not None:
-            self.validation[row.step] = row.validation_loss
+            self.validation[row.step] = row.validation_loss, row.validation_band_losses
         self.last = row
         if row.update_norms:
             self.health = row
@@ -148,6 +169,19 @@ class Shelf:
 def shelf() -> Shelf:
     """The one of this process."""
     return Shelf()
+
+
+def _buckets(values: array[float], width: int) -> np.ndarray[Any, Any]:
+    """(buckets, width), the last one filled up with NaN."""
+    return np.concatenate([np.array(values), np.full(-len(values) % width, NAN)]).reshape(-1, width)
+
+
+def _means(buckets: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Of what is a number in each; NaN where nothing is."""
+    present = np.isfinite(buckets)
+    counts = present.sum(axis=1)
+    sums = np.where(present, buckets, 0.0).sum(axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), NAN)
 
 
 def _points(values: np.ndarray[Any, Any]) -> Points:

@@ -17,7 +17,9 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from trainer.base_files import BaseFacts
+from trainer.base_choices import schedule_changes
+from trainer.base_files import BaseFacts, configs_beside
+from trainer.released import released_scheduler
 from trainer.shot import Shot
 
 RELEASED_WIDTH = 320  # channels of the first layer in every released UNet of the families that we know
@@ -55,9 +57,20 @@ def why_not(base: BaseFacts) -> str:
     return ""
 
 
-def workflow(base: BaseFacts, adapter: str, shot: Shot, strength: float = 1.0) -> Workflow:
-    """The graph for an adapter file of that name in ComfyUI's folder models/loras."""
-    scheduler = _scheduler(base.path)
+def workflow(
+    base: BaseFacts,
+    adapter: str,
+    shot: Shot,
+    strength: float = 1.0,
+    *,
+    clip_skip: int | None = None,
+    vae: str | None = None,
+) -> Workflow:
+    """The graph for an adapter file of that name in ComfyUI's folder models/loras.
+
+    `clip_skip` and `vae` as in the settings of the model.
+    """
+    scheduler = _scheduler(base)
     (sampler, schedule), is_known = _sampler(scheduler)
     loader, loader_note = _loader(base)
     nodes: dict[str, Any] = {
@@ -90,11 +103,17 @@ def workflow(base: BaseFacts, adapter: str, shot: Shot, strength: float = 1.0) -
         "8": _node("SaveImage", filename_prefix=Path(adapter).stem, images=["7", 0]),
     }
     if base.prediction == "v":
-        nodes["9"] = _node(
-            "ModelSamplingDiscrete", sampling="v_prediction", zsnr=_has_zero_snr(scheduler), model=["2", 0]
-        )
+        nodes["9"] = _node("ModelSamplingDiscrete", sampling="v_prediction", zsnr=base.ends_in_noise, model=["2", 0])
         nodes["6"]["inputs"]["model"] = ["9", 0]
+    if clip_skip is not None:
+        nodes["10"] = _node("CLIPSetLastLayer", stop_at_clip_layer=-clip_skip, clip=["2", 1])
+        nodes["3"]["inputs"]["clip"] = nodes["4"]["inputs"]["clip"] = ["10", 0]
     notes = [f"Put {adapter} into ComfyUI's folder models/loras.", loader_note]
+    if vae is not None:
+        name = f"{Path(vae).name.removesuffix('.safetensors')}.safetensors"
+        nodes["11"] = _node("VAELoader", vae_name=name)
+        nodes["7"]["inputs"]["vae"] = ["11", 0]
+        notes.append(f"Put the weights of the VAE {vae} into ComfyUI's folder models/vae, as {name}.")
     if not is_known:
         notes.append(f"ComfyUI does not have the base model's scheduler: {sampler} with {schedule} comes near it.")
     return Workflow(nodes, tuple(note for note in notes if note))
@@ -129,10 +148,15 @@ def _loader(base: BaseFacts) -> tuple[dict[str, Any], str]:
     return _node("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors"), note
 
 
-def _scheduler(path: Path | None) -> Mapping[str, Any]:
-    """The scheduler's config; empty where there is none."""
-    file = Path() if path is None else path / "scheduler" / "scheduler_config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _scheduler(base: BaseFacts) -> Mapping[str, Any]:
+    """The config of what the pictures were drawn with; empty for a model that is not on this machine."""
+    if base.path is None or base.family is None:
+        return {}
+    folder = base.path if base.path.is_dir() else configs_beside(base.path)
+    file = Path() if folder is None else folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else released_scheduler(base.family)
+    changes = schedule_changes(config, base)
+    return config | changes | {"_class_name": "DDIMScheduler"} if changes else config
 
 
 def _sampler(scheduler: Mapping[str, Any]) -> tuple[tuple[str, str], bool]:
@@ -141,7 +165,3 @@ def _sampler(scheduler: Mapping[str, Any]) -> tuple[tuple[str, str], bool]:
     if found is None:
         return ELSE, False
     return (found[0], "karras" if scheduler.get("use_karras_sigmas") else found[1]), True
-
-
-def _has_zero_snr(scheduler: Mapping[str, Any]) -> bool:
-    return bool(scheduler.get("rescale_betas_zero_snr"))

@@ -40,6 +40,9 @@ class Family:
     model_spec: Mapping[Prediction, str]  # modelspec.architecture, likewise
     implementation: str  # modelspec.implementation of an adapter, likewise
     resolution_px: Mapping[Prediction, int]
+    clip_skip: (
+        int  # the text encoders' layer that it was made with, counted from their end; SD 2's file has no later one
+    )
 
     def component(self, name: str) -> Component:
         return next(component for component in self.components if component.name == name)
@@ -61,6 +64,7 @@ FAMILIES: Mapping[str, Family] = {
             model_spec={"epsilon": "stable-diffusion-v1", "v": "stable-diffusion-v1"},
             implementation="diffusers",
             resolution_px={"epsilon": 512, "v": 512},
+            clip_skip=1,
         ),
         Family(
             name="sd2",
@@ -75,6 +79,7 @@ FAMILIES: Mapping[str, Family] = {
             model_spec={"epsilon": "stable-diffusion-v2-512", "v": "stable-diffusion-v2-768-v"},
             implementation="diffusers",
             resolution_px={"epsilon": 512, "v": 768},
+            clip_skip=2,
         ),
         Family(
             name="sdxl",
@@ -90,6 +95,7 @@ FAMILIES: Mapping[str, Family] = {
             model_spec={"epsilon": "stable-diffusion-xl-v1-base", "v": "stable-diffusion-xl-v1-base"},
             implementation="https://github.com/Stability-AI/generative-models",
             resolution_px={"epsilon": 1024, "v": 1024},
+            clip_skip=2,
         ),
     )
 }
@@ -219,8 +225,11 @@ def _input_side(shapes: Mapping[str, Shape], module: re.Pattern[str]) -> list[Sh
 
 
 def _prediction(shapes: Mapping[str, Shape], metadata: Mapping[str, str]) -> Prediction | None:
-    """SDXL checkpoints trained for v carry a `v_pred` entry by custom; others can only say it in their metadata."""
-    stated = metadata.get("modelspec.prediction_type", "")
+    """SDXL checkpoints trained for v carry a `v_pred` entry by custom; others can only say it in their metadata.
+
+    `predict_key` is what ComfyUI writes when it saves a checkpoint.
+    """
+    stated = metadata.get("modelspec.prediction_type") or metadata.get("modelspec.predict_key", "")
     architecture = metadata.get("modelspec.architecture", "").split("/")[0]
     version = metadata.get("ss_base_model_version", "")
     if "v_pred" in shapes or stated.startswith("v") or architecture.endswith("-v") or version.endswith("_v"):

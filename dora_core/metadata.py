@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from dora_core.families import Family, Prediction
 from dora_core.layouts import Layout
-from dora_core.spec import NormAxis
+from dora_core.spec import Kind, NormAxis
 from dora_core.version import __version__
 
 OWN_PREFIX = "dora_studio."
@@ -29,7 +29,14 @@ class About:
     prediction: Prediction = "epsilon"
     date: str | None = None  # ISO 8601
     trigger_phrase: str | None = None
+    clip_skip: int | None = None  # as ComfyUI and A1111 count; None: as the base model was made for
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])  # our own keys, without their prefix
+
+
+def stated_clip_skip(metadata: Mapping[str, str]) -> int | None:
+    """Of a file that we wrote."""
+    stated = metadata.get(f"{OWN_PREFIX}clip_skip")
+    return int(stated) if stated and stated.isdigit() else None
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Contents:
 
     family: Family
     layout: Layout
+    kind: Kind
     norm_axis: NormAxis | None
     ranks: frozenset[int]  # of linear layers and 1x1 convolutions, which sd-scripts counts as linear
     conv_ranks: frozenset[int]  # of larger kernels
@@ -47,7 +55,7 @@ def file_metadata(file_stem: str, contents: Contents, about: About) -> dict[str,
     """All metadata but the hashes, which need the tensors."""
     entries = _model_spec(about.title or file_stem, contents.family, about) | _own(contents, about)
     if contents.layout != "peft":  # diffusers and PEFT read no ss_ keys, and the module they name never wrote this file
-        entries |= _sd_scripts(file_stem, contents, about.prediction)
+        entries |= _sd_scripts(file_stem, contents, about)
     return dict(sorted(entries.items()))
 
 
@@ -66,13 +74,15 @@ def _model_spec(title: str, family: Family, about: About) -> dict[str, str]:
     return {f"modelspec.{key}": value for key, value in entries.items()}
 
 
-def _sd_scripts(output_name: str, contents: Contents, prediction: Prediction) -> dict[str, str]:
+def _sd_scripts(output_name: str, contents: Contents, about: About) -> dict[str, str]:
     """Alpha is folded into the factors, so that the file's alpha is its rank."""
     entries = {
-        "ss_base_model_version": contents.family.base_version[prediction],
-        "ss_v2": str(contents.family.base_version[prediction].startswith("sd_v2")),
+        "ss_base_model_version": contents.family.base_version[about.prediction],
+        "ss_v2": str(contents.family.base_version[about.prediction].startswith("sd_v2")),
         "ss_output_name": output_name,
     }
+    if about.clip_skip is not None:
+        entries["ss_clip_skip"] = str(about.clip_skip)
     arguments = _network_arguments(contents)
     is_plain = contents.norm_axis is None and contents.layout != "diff"
     entries["ss_network_module"] = "networks.lora" if is_plain else "lycoris.kohya"
@@ -101,16 +111,16 @@ def _one_rank(ranks: frozenset[int]) -> str:
 
 
 def _own(contents: Contents, about: About) -> dict[str, str]:
-    kind = "lora" if contents.norm_axis is None else "dora"
     facts = {
         **about.provenance,
         "version": __version__,
         "family": contents.family.name,
         "layout": contents.layout,
-        "kind": kind,
+        "kind": contents.kind,
         "norm_axis": contents.norm_axis,
         "base_model": about.base_model,
         "base_model_sha256": about.base_model_sha256,
+        "clip_skip": None if about.clip_skip is None else str(about.clip_skip),
         "renders_in": _COMPENSATED if contents.layout == "kohya-compensated" else None,
     }
     return {f"{OWN_PREFIX}{key}": value for key, value in facts.items() if value is not None}

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dora_core.files import read_adapter
 from dora_core.layouts import inspect_adapter
-from dora_core.metadata import OWN_PREFIX, About
+from dora_core.metadata import OWN_PREFIX, About, stated_clip_skip
 from dora_core.state import AdapterState
+from trainer.base_choices import as_chosen
 from trainer.base_files import fetched, locate, look_up
 from trainer.base_weights import BaseModel, open_base
 from trainer.checkpoints import ADAPTER, Checkpoint, CheckpointStore, read_state
@@ -41,9 +42,9 @@ def open_source(source: str, base: str | None, store: Store) -> AdapterSource:
     return _from_file(Path(source), base) if Path(source).is_file() else _from_run(source, base, store)
 
 
-def base_named(name: str) -> BaseModel:
+def base_named(name: str, revision: str | None = None) -> BaseModel:
     """The model of that name, from this computer."""
-    path = locate(name) or fetched(name)
+    path = locate(name) or fetched(name, revision)
     if path is None:
         raise SourceError(f"The base model {name} is not on this computer.", "Give its folder or file with --base.")
     return open_base(path)
@@ -64,8 +65,9 @@ def _from_file(path: Path, base: str | None) -> AdapterSource:
         title=info.metadata.get("modelspec.title"),
         base_model=named,
         base_model_sha256=model.sha256,
-        prediction=look_up(named).prediction or "epsilon",
+        prediction=look_up(str(model.path)).prediction or "epsilon",
         trigger_phrase=info.metadata.get("modelspec.trigger_phrase"),
+        clip_skip=stated_clip_skip(info.metadata),
     )
     return AdapterSource(path.stem, read_adapter(path, model.modules).state, model, about)
 
@@ -77,7 +79,7 @@ def _from_run(source: str, base: str | None, store: Store) -> AdapterSource:
     if newest is None:
         raise SourceError(f"{run.id} has no whole checkpoint yet.", "Train it, or wait for its first checkpoint.")
     named = base or config.model.base
-    return from_checkpoint(run, config, newest, named, base_named(named))
+    return from_checkpoint(run, config, newest, named, base_named(named, None if base else config.model.revision))
 
 
 def from_checkpoint(
@@ -88,7 +90,8 @@ def from_checkpoint(
         title=config.name,
         base_model=named,
         base_model_sha256=base.sha256,
-        prediction=look_up(named).prediction or "epsilon",
+        prediction=as_chosen(look_up(str(base.path)), config.model).prediction or "epsilon",
+        clip_skip=config.model.clip_skip,
         trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
         provenance={"steps": str(checkpoint.step)},
     )

@@ -18,6 +18,14 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from dora_core.errors import FileFormatError
 from dora_core.families import FAMILIES, Family, Prediction, detect_family, neutral_name, shipped_modules
 from dora_core.header import Header, Shape, read_header
+from trainer.checkpoint_header import (
+    CHECKPOINT_PARTS,
+    LATENT_CHANNELS,
+    ends_in_noise,
+    require_checkpoint,
+    require_ordinary_input,
+    sd2_prediction,
+)
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
 PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -28,6 +36,7 @@ KNOWN_ON_HUB: Mapping[str, str] = {
     "stabilityai/stable-diffusion-2-1": "sd2",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
 }
+PREDICTION_TYPES: Mapping[str | None, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}  # as diffusers has it
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 RELEASED_VAE_PARAMETERS = 83_653_863  # of every AutoencoderKL that came with SD 1, 2 and XL
 
@@ -43,6 +52,7 @@ class BaseFacts:
     parameters: Mapping[str, int]  # by part
     is_counted: bool  # from this model's own files; else from those that its family was released with
     prediction: Prediction | None  # None: the files do not say
+    ends_in_noise: bool  # whether they ask for zero terminal SNR
     latent_factor: int  # pixels by latent pixels along a side
     tokens: int  # that a caption may have, the two marks at its ends included
     bytes_on_disk: int
@@ -120,6 +130,7 @@ def _of_folder(base: str, folder: Path) -> BaseFacts:
     if detection is None:
         raise FileFormatError(f"{folder / 'unet'} belongs to none of {', '.join(FAMILIES)}: give another base model")
     small = _SmallFiles(folder)
+    require_ordinary_input(folder, unet.get("conv_in.weight"), small.latent_channels)
     return BaseFacts(
         base,
         folder,
@@ -131,6 +142,7 @@ def _of_folder(base: str, folder: Path) -> BaseFacts:
         },
         True,
         small.prediction,
+        small.ends_in_noise,
         small.latent_factor,
         small.tokens,
         sum(file.stat().st_size for part in headers for file in weight_files(folder / part)),
@@ -166,11 +178,19 @@ class _SmallFiles:
     @property
     def prediction(self) -> Prediction | None:
         stated = self._read("scheduler/scheduler_config.json").get("prediction_type")
-        return {"epsilon": "epsilon", "v_prediction": "v"}.get(stated)  # type: ignore[return-value]
+        return PREDICTION_TYPES.get(stated)
+
+    @property
+    def ends_in_noise(self) -> bool:
+        return bool(self._read("scheduler/scheduler_config.json").get("rescale_betas_zero_snr"))
 
     @property
     def latent_factor(self) -> int:
         return 2 ** (len(self._read("vae/config.json").get("block_out_channels", [0] * 4)) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return self._read("vae/config.json").get("latent_channels", LATENT_CHANNELS)
 
     @property
     def tokens(self) -> int:
@@ -183,16 +203,14 @@ class _SmallFiles:
 
 def _of_checkpoint(base: str, file: Path) -> BaseFacts:
     header = read_header(file)
-    detection = detect_family(header.shapes, header.metadata)
-    if detection is None:
-        raise FileFormatError(f"{file} is a checkpoint of none of {', '.join(FAMILIES)}: give another base model")
-    if not any(key.startswith("model.diffusion_model.") for key in header.shapes):
-        raise FileFormatError(f"{file} holds no UNet (an adapter?): give the whole checkpoint as base model")
-    released = _released(base, detection.family)
+    detection = require_checkpoint(file, header)
+    released, beside = _released(base, detection.family), configs_beside(file)
+    small = None if beside is None else _SmallFiles(beside)
     counted = {
-        part: sum(prod(shape) for key, shape in header.shapes.items() if key.startswith(_CHECKPOINT_PARTS[part]))
-        for part in _CHECKPOINT_PARTS
+        part: sum(prod(entry.shape) for key, entry in header.tensors.items() if key.startswith(prefixes))
+        for part, prefixes in CHECKPOINT_PARTS.items()
     }
+    said = detection.prediction or (small and small.prediction)
     return BaseFacts(
         base,
         file,
@@ -200,29 +218,28 @@ def _of_checkpoint(base: str, file: Path) -> BaseFacts:
         released.shapes,
         {part: count for part, count in counted.items() if count},
         True,
-        detection.prediction,
+        said or (sd2_prediction(file, header) if detection.family == "sd2" else None),
+        ends_in_noise(header) or (small is not None and small.ends_in_noise),
         released.latent_factor,
         released.tokens,
         file.stat().st_size,
     )
 
 
-_CHECKPOINT_PARTS: Mapping[str, tuple[str, ...]] = {
-    "unet": ("model.diffusion_model.",),
-    "vae": ("first_stage_model.",),
-    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
-    "text_encoder_2": ("conditioner.embedders.1.",),
-}
+def configs_beside(file: Path) -> Path | None:
+    """The diffusers folder of the checkpoint's own configs and tokenizers, which has the file's name; usually none."""
+    folder = file.with_suffix("")
+    return folder if (folder / "model_index.json").is_file() else None
 
 
 def _released(base: str, family: str | None) -> BaseFacts:
     """As if it were the model that its family was released with."""
     if family is None:
-        return BaseFacts(base, None, None, {}, {}, False, None, 8, 77, 0)
+        return BaseFacts(base, None, None, {}, {}, False, None, False, 8, 77, 0)
     shapes = shipped_modules(family).shapes
     parameters = {
         part: sum(prod(shape) for name, shape in shapes.items() if name.startswith(f"{part}."))
         for part in ("unet", *(component.name for component in FAMILIES[family].components))
     } | {"vae": RELEASED_VAE_PARAMETERS}
     size = 2 * sum(parameters.values())  # float16, as most are stored
-    return BaseFacts(base, None, FAMILIES[family], shapes, parameters, False, None, 8, 77, size)
+    return BaseFacts(base, None, FAMILIES[family], shapes, parameters, False, None, False, 8, 77, size)

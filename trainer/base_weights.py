@@ -17,6 +17,7 @@ from dora_core.families import FAMILIES, ModelModules, detect_family, neutral_na
 from dora_core.header import Shape, read_header
 from dora_core.keymap import module_paths
 from trainer.base_files import weight_files
+from trainer.checkpoint_header import modern_name
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def _checkpoint_weights(path: Path, family: str, shapes: Mapping[str, Shape]) ->
     """Those of the family's modules that the file has."""
     modules = shipped_modules(family)
     architectures = {component.name: component.architecture for component in modules.family.components}
+    stored = {modern_name(key): key for key in shapes}
     places: dict[str, StoredWeight] = {}
     for name, module_path in module_paths(modules, "sgm").items():
         component = name.partition(".")[0]
@@ -152,8 +154,8 @@ def _checkpoint_weights(path: Path, family: str, shapes: Mapping[str, Shape]) ->
         if architectures[component].startswith("openclip"):
             key, third = _openclip_key(module_path)
         key = _CHECKPOINT_PREFIXES[family][component] + key
-        if key in shapes:
-            places[name] = _stored(path, key, shapes[key], third)
+        if key in stored:
+            places[name] = _stored(path, stored[key], shapes[stored[key]], third)
     return places
 
 

@@ -29,6 +29,7 @@ from trainer.data.wording import plain, wordings
 from trainer.events import PhaseName
 from trainer.failures import ExplainedError
 from trainer.home import Home
+from trainer.losses import BANDS
 from trainer.noise import Draw
 from trainer.optim import PartRate, RatePlan, build_average, build_optimizer
 from trainer.priors import complete_class_pictures
@@ -41,7 +42,7 @@ from trainer.team import ALONE, Team
 from trainer.training import Every, Training, Validation
 
 Report = Callable[[PhaseName, int, int], None]  # phase, done, total
-VALIDATION_TIMESTEPS = 4
+VALIDATION_TIMESTEPS = len(BANDS)  # one in the middle of each
 
 # Settings that a resumed run may change: none of them touches what is trained. Where things lie is told by content.
 FREE_SECTIONS = {"name", "config_version", "sample", "save"}
@@ -136,7 +137,10 @@ def _examples_of(one: ImageSetConfig, data: DataConfig) -> tuple[Example, ...]:
             "Set data.folder to a folder with pictures.",
         )
     if report.problems:
-        raise BadSetError(f"The pictures in {one.folder} cannot be trained. {report.problems[0]}.", "")
+        raise BadSetError(
+            f"The pictures in {one.folder} cannot be trained: {report.problems[0].removesuffix('.')}.",
+            "Correct that; dora-studio plan tells of everything that is wrong with every set.",
+        )
     return make_examples(report)
 
 
@@ -178,8 +182,8 @@ def load_class_examples(
 ) -> tuple[Example, ...]:
     """The class pictures, drawn first where some are missing; all are called by the class prompt."""
     shot = class_shot(config, prior)
-    folder = prior.folder or class_folder(home, components.fingerprint, shot)
-    complete_class_pictures(folder, prior.count, shot, partial(draw_picture, components.pipeline), report)
+    folder = prior.folder or class_folder(home, components.drawing_fingerprint, shot)
+    complete_class_pictures(folder, prior.count, shot, partial(draw_picture, components), report)
     images = scan(folder)
     own = ImageSetConfig(folder=folder, instance_prompt=prior.class_prompt, caption_source="prompt")
     few = replace(images, pictures=images.pictures[: prior.count])
@@ -193,13 +197,13 @@ def class_shot(config: RunConfig, prior: PriorConfig) -> Shot:
 
 def class_folder(home: Home, fingerprint: str, shot: Shot) -> Path:
     """The same for every run that would draw the same pictures."""
-    return home.path / "class-pictures" / cache_key("class 1", fingerprint, shot)[:16]
+    return home.path / "class-pictures" / cache_key("class 2", fingerprint, shot)[:16]
 
 
 def build_text(
     config: RunConfig, components: Components, datasets: tuple[Dataset, ...], cache: TensorCache
 ) -> TextSource:
-    live = LiveText(components.family.name, components.text_encoders, components.tokenizers)
+    live = LiveText(components.family.name, components.text_encoders, components.tokenizers, components.left_out)
     if config.adapter.text_encoder:
         return live
     found = [wordings(one.caption, one.settings) for dataset in datasets for one in dataset.examples]

@@ -14,6 +14,7 @@ from rich.text import Text
 from trainer.failures import ExplainedError
 from trainer.follow import follow
 from trainer.home import Home
+from trainer.loss_table import print_losses
 from trainer.run_dir import Request
 from trainer.status import RunStatus
 from trainer.store import Store
@@ -41,7 +42,7 @@ def list_command(home: HomeOption = None) -> None:
 
 @app.command()
 def show(run: RunArgument, home: HomeOption = None) -> None:
-    """One run: where it is, and what to do when it is not well."""
+    """One run: where it is, what to do when it is not well, and its losses by how much noise there was."""
     store = Store(Home.find(home))
     with told():
         found = store.find(run)
@@ -51,6 +52,7 @@ def show(run: RunArgument, home: HomeOption = None) -> None:
         )
         for warning in status.warnings:
             typer.echo(f"note: {warning}")
+        print_losses(found, Console())
 
 
 @app.command()

@@ -18,6 +18,7 @@ from trainer.config_io import load_config
 from trainer.failures import ExplainedError
 from trainer.home import Home
 from trainer.launched import is_first_launched, processes_launched
+from trainer.loss_table import print_losses
 from trainer.plan import plan
 from trainer.queue import Queue
 from trainer.run_dir import RunDir
@@ -91,6 +92,7 @@ def train_here(run: RunDir, wait_for_device: bool) -> str:
 
     with stop_on_interrupt(run):
         ending = run_training(run, wait_for_device)
+    print_losses(run, Console())
     typer.echo(f"{ending}: {run.path}" + (f"\nto go on: dora-studio resume {run.id}" if ending == "stopped" else ""))
     return ending
 

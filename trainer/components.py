@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -17,27 +19,24 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from dora_core.errors import FileFormatError
 from dora_core.families import Family
-from trainer.base_files import locate, look_up
+from trainer.base_choices import as_chosen, clip_skip_refusal, schedule_changes, vae_refusal
+from trainer.base_files import BaseFacts, locate, look_up
 from trainer.config_sections import ModelConfig
 from trainer.diffusion import NoiseSchedule, noise_schedule
 from trainer.failures import ExplainedError, Failure, classify
+from trainer.single_file import config_folder, load_checkpoint, load_vae
+from trainer.text import Conditioning, encode, tokenize
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 PIPELINES: Mapping[str, type[StableDiffusionPipeline] | type[StableDiffusionXLPipeline]] = {
     "sd1": StableDiffusionPipeline,
     "sd2": StableDiffusionPipeline,
     "sdxl": StableDiffusionXLPipeline,
-}
-# Where the small files (configs, tokenizer) of a single checkpoint come from when none lie beside it.
-CONFIGS_ON_HUB: Mapping[str, str] = {
-    "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd2": "stabilityai/stable-diffusion-2-1",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
 
 
@@ -51,11 +50,12 @@ class NotFetchedError(ExplainedError):
 
 @dataclass(frozen=True)
 class Components:
-    """A loaded base model. `path`: the folder or file its weights came from."""
+    """A loaded base model. `path`: the folder or file its weights came from; `left_out`: layers, see text.encode."""
 
     family: Family
     path: Path
     pipeline: Pipeline
+    left_out: int = 0
 
     @property
     def unet(self) -> UNet2DConditionModel:
@@ -82,8 +82,16 @@ class Components:
         return {"unet": self.unet, **self.text_encoders}
 
     @property
+    def commit(self) -> str | None:
+        """Of a model from the hub."""
+        return self.path.name if self.path.parent.name == "snapshots" else None
+
+    @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
+
+    def conditioning(self, captions: Sequence[str]) -> Conditioning:
+        return encode(self.family.name, self.text_encoders, tokenize(self.tokenizers, captions), self.left_out)
 
     def noise_schedule(self) -> NoiseSchedule:
         return noise_schedule(self.pipeline.scheduler.config)
@@ -95,6 +103,13 @@ class Components:
         Taken before an adapter is injected; a full hash of an SDXL checkpoint would take as long as loading it.
         """
         return weights_fingerprint({**self.models, "vae": self.vae})
+
+    @property
+    def drawing_fingerprint(self) -> str:
+        """Tells apart what would draw other pictures of the same shot: weights, scheduler, layers left out."""
+        config = self.pipeline.scheduler.config
+        scheduler = sorted((key, config[key]) for key in config if key == "_class_name" or not key.startswith("_"))
+        return hashlib.sha256(repr((self.fingerprint, self.left_out, scheduler)).encode()).hexdigest()[:32]
 
 
 def weights_fingerprint(models: Mapping[str, nn.Module], values_per_tensor: int = 64) -> str:
@@ -114,19 +129,19 @@ def load_components(
     FileFormatError where `model.base` is nothing that can be used, NotFetchedError where it cannot be had.
     """
     path = locate(model.base) or _fetch(model.base, model.revision)
-    family = look_up(str(path)).family
+    facts = as_chosen(look_up(str(path)), model)
+    if refusal := vae_refusal(model.vae, facts) or clip_skip_refusal(model.clip_skip, facts):
+        raise FileFormatError(refusal)
+    family = facts.family
     assert family is not None  # as its files are here
     pipeline = _load_folder(path, family, dtype) if path.is_dir() else _load_file(path, family, dtype)
     if model.vae is not None:
-        pipeline.register_modules(
-            vae=AutoencoderKL.from_pretrained(locate(model.vae) or model.vae, use_safetensors=True)
-        )
-    elif path.is_file():
-        pipeline.vae.to(torch.float32)  # a file is loaded in one precision
-    _set_schedule(pipeline, model)
+        pipeline.register_modules(vae=_other_vae(model.vae, path, family))
+    _set_schedule(pipeline, facts)
     pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
-    components = Components(family, path, pipeline)
+    left_out = 0 if model.clip_skip is None else model.clip_skip - family.clip_skip
+    components = Components(family, path, pipeline, left_out)
     for part in (*components.models.values(), components.vae):
         part.requires_grad_(False).eval()
     return components
@@ -140,17 +155,11 @@ def _fetch(name: str, revision: str | None) -> Path:
         raise NotFetchedError(f"The base model {name!r} could not be fetched.", classify(error)) from error
 
 
-def _set_schedule(pipeline: Pipeline, model: ModelConfig) -> None:
-    """Let the scheduler, which samples are drawn with too, be what the user says instead of what the files say."""
-    changes: dict[str, object] = {}
-    if model.prediction != "auto":
-        changes["prediction_type"] = {"epsilon": "epsilon", "v": "v_prediction"}[model.prediction]
-    if model.zero_terminal_snr is not None:
-        changes["rescale_betas_zero_snr"] = model.zero_terminal_snr
-        if model.zero_terminal_snr:  # drawing has to begin at that last timestep (arXiv 2305.08891, section 3.3)
-            changes["timestep_spacing"] = "trailing"
-    if changes:  # DDIM's config has words for all of these
-        pipeline.register_modules(scheduler=DDIMScheduler.from_config(dict(pipeline.scheduler.config) | changes))
+def _set_schedule(pipeline: Pipeline, facts: BaseFacts) -> None:
+    """Let the scheduler, which samples are drawn with too, be what the user says, else what the model's files say."""
+    config = dict(pipeline.scheduler.config)
+    if changes := schedule_changes(config, facts):  # DDIM's config has words for all of these
+        pipeline.register_modules(scheduler=DDIMScheduler.from_config(config | changes))
 
 
 def _load_folder(path: Path, family: Family, dtype: torch.dtype) -> Pipeline:
@@ -161,20 +170,24 @@ def _load_folder(path: Path, family: Family, dtype: torch.dtype) -> Pipeline:
 
 
 def _load_file(path: Path, family: Family, dtype: torch.dtype) -> Pipeline:
-    """Configs and tokenizer come from a folder beside the file that has the file's name, or from the hub's cache."""
-    beside = path.with_suffix("")
     kind = PIPELINES[family.name]
-    config = str(beside) if (beside / "model_index.json").is_file() else CONFIGS_ON_HUB[family.name]
+    return kind(**load_checkpoint(path, family, dtype), **_unused_parts(kind))
+
+
+def _other_vae(name: str, base: Path, family: Family) -> AutoencoderKL:
+    """In float32: from a file, with the base model's own config of a VAE; from a folder; or from the hub."""
+    path = locate(name)
+    if path is not None and path.is_file():
+        with nullcontext(base) if base.is_dir() else config_folder(base, family) as configs:
+            return load_vae(path, configs)
     try:
-        return kind.from_single_file(str(path), config=config, dtype=dtype, **_unused_parts(kind))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise NotFetchedError(
-            f"{path} needs the small files (configs, tokenizer) of {CONFIGS_ON_HUB[family.name]}, which could not be "
-            f"fetched; a diffusers folder with them beside it, named {beside.name}, would do.",
-            classify(error),
-        ) from error
+        return AutoencoderKL.from_pretrained(path or name, use_safetensors=True)
+    except OSError as error:  # of which those of the hub are
+        raise NotFetchedError(f"The VAE {name!r} could not be had.", classify(error)) from error
 
 
-def _unused_parts(kind: type[Pipeline]) -> dict[str, None]:
+def _unused_parts(kind: type[Pipeline]) -> dict[str, Any]:
     """Parts that are neither trained nor needed to draw: not loaded where the pipeline knows them."""
-    return {} if kind is StableDiffusionXLPipeline else {"safety_checker": None, "feature_extractor": None}
+    if kind is StableDiffusionXLPipeline:
+        return {}
+    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -25,6 +25,7 @@ from dora_core.families import FAMILIES, UNET_TARGETS, TargetSet
 from dora_core.injection import inject
 from dora_core.spec import AdapterSpec
 from trainer.bench.saved_bytes import FlashAttention, LiveBytes
+from trainer.released import released_vae
 from trainer.vram import ACTIVATION_TABLE
 
 COUNTED = ("sd1", "sdxl")  # SD 2's UNet has SD 1's blocks
@@ -36,12 +37,6 @@ KINDS: Mapping[str, AdapterSpec] = {
 MODES = ("plain", "checkpointing")
 RANK = 1
 CONTEXT_TOKENS = 77
-SD_VAE = {
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-}
 
 
 def main() -> None:
@@ -84,7 +79,7 @@ def step_bytes_per_pixel(family: str, kind: str, targets: TargetSet, mode: str, 
 
 def decode_bytes_per_pixel(side_px: int) -> float:
     with torch.device("meta"):
-        vae = AutoencoderKL(**SD_VAE)
+        vae = AutoencoderKL(**released_vae(FAMILIES["sd1"]))
         latents = torch.empty(1, 4, side_px // 8, side_px // 8)
     with torch.no_grad(), LiveBytes() as live, FlashAttention():
         cast(Any, vae).decode(latents)  # the hints of diffusers want a legacy tensor type

@@ -155,7 +155,11 @@ class StepMetrics(_Line):
     loss: float | None
     learning_rates: dict[str, float] = Field(default_factory=dict, description="by parameter group")
     seconds: float = Field(description="this step took, by a clock that nobody sets")
+    band_losses: tuple[float | None, ...] = Field(
+        default=(), description="mean squared error, unweighted, by quarter of the noise schedule; null: no picture"
+    )
     validation_loss: float | None = None
+    validation_band_losses: tuple[float | None, ...] = ()
     peak_mib: float | None = Field(default=None, description="memory of the device, highest since the start")
     skipped: bool = False
     update_norms: dict[str, float | None] = Field(default_factory=dict, description="norm of the update by block")

@@ -41,7 +41,7 @@ def draw_one_by_one(components: Components, column: Column, shots: Sequence[Shot
     """As draw_column; the model is as it was when the last picture has been taken."""
     with nullcontext() if column.file is None else merged(components, column.file, column.strength):
         for shot in shots:
-            yield draw_picture(components.pipeline, shot)
+            yield draw_picture(components, shot)
 
 
 def consumer_of(info: AdapterInfo, name: str) -> Consumer:
@@ -64,9 +64,8 @@ def merged(components: Components, file: Path, strength: float) -> Generator[Non
     before = {name: weights[name].clone() for name in stored.layers}
     try:
         for name, layer in stored.layers.items():
-            update, magnitude = (layer, None) if isinstance(layer, Tensor) else (layer.delta(), layer.magnitude)
             weight = before[name].float().cpu()
-            weights[name].copy_(rendered_weight(consumer, weight, update.float(), magnitude, strength))
+            weights[name].copy_(rendered_weight(consumer, weight, layer.delta().float(), layer.magnitude, strength))
         yield
     finally:
         for name, weight in before.items():

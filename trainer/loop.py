@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from functools import reduce
 from typing import Literal
 
@@ -13,24 +12,15 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from trainer.failures import DivergedError
+from trainer.losses import ByBand, band_means, band_sums
 from trainer.noise import draw
 from trainer.optim import effective_rates, named_parameters
 from trainer.seeds import seed_of
-from trainer.training import Training
+from trainer.training import Outcome, Training
 from trainer.watch import Watch
 
 Ending = Literal["finished", "stopped"]
 MAX_SKIPPED_IN_A_ROW = 20
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of one optimizer step. `reason`: why it was skipped, the weights staying as they were; empty: it was taken."""
-
-    loss: float
-    learning_rates: dict[str, float]
-    pictures: tuple[str, ...]
-    reason: str
 
 
 def train(training: Training, watch: Watch) -> Ending:
@@ -46,7 +36,7 @@ def train(training: Training, watch: Watch) -> Ending:
         begun = time.perf_counter()
         outcome = take_step(training, progress.step + 1)
         seconds = time.perf_counter() - begun
-        watch.report(training, outcome.loss, outcome.learning_rates, seconds)
+        watch.report(training, outcome, seconds)
         if outcome.reason:
             watch.report_skipped(progress.step, outcome.reason, outcome.pictures)
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -66,7 +56,7 @@ def take_step(training: Training, step: int) -> Outcome:
     """One optimizer step, the `step`-th counted from 1; all its randomness follows from the seed and `step`."""
     training.rates.apply(training.optimizer, step)
     rates = effective_rates(training.optimizer)
-    loss, pictures = accumulate_gradients(training, step)
+    loss, band_losses, pictures = accumulate_gradients(training, step)
     reason = update_weights(training, loss)
     if reason:
         pictures = training.team.collect(pictures)
@@ -76,31 +66,37 @@ def take_step(training: Training, step: int) -> Outcome:
     progress.skipped += bool(reason)
     if training.average is not None and not reason:
         training.average.update(step - progress.skipped)
-    return Outcome(loss, rates, pictures, reason)
+    return Outcome(loss, band_losses, rates, pictures, reason)
 
 
-def accumulate_gradients(training: Training, step: int) -> tuple[float, tuple[str, ...]]:
-    """Mean loss of the step's batches, and the pictures of those that this process takes.
+def accumulate_gradients(training: Training, step: int) -> tuple[float, ByBand, tuple[str, ...]]:
+    """Mean loss of the step's batches, errors by band, and the pictures of the batches that this process takes.
 
     The gradients of all, those of other processes too, are summed up in the parameters.
     """
     training.optimizer.zero_grad()
-    timesteps = len(training.denoiser.schedule.alphas_bar)
+    schedule_steps = len(training.denoiser.schedule.alphas_bar)
     losses, pictures = list[Tensor](), list[str]()
+    errors, timesteps = list[Tensor](), list[int]()
     for micro in training.team.share(training.accumulation):
         for dataset in training.datasets:
             batch = dataset.batch((step - 1) * training.accumulation + micro)
             names = (training.seed, step, micro, dataset.purpose)
             torch.manual_seed(seed_of(*names, "dropout"))  # layers draw their dropout from the global generator
-            loss = training.denoiser.loss(
-                batch, draw(batch.latents.shape, timesteps, training.noise, *names, "noise")
-            ).weighted
-            loss = loss * (dataset.weight / training.accumulation)
+            drawn = draw(batch.latents.shape, schedule_steps, training.noise, *names, "noise")
+            of_batch = training.denoiser.loss(batch, drawn)
+            loss = of_batch.weighted * (dataset.weight / training.accumulation)
             training.scaler.scale(loss).backward()
             losses.append(loss.detach())
             pictures += batch.names
-    total = training.team.add_up(named_parameters(training.adapters).values(), reduce(torch.add, losses))
-    return float(total), tuple(dict.fromkeys(pictures))
+            if dataset.purpose == "instance":
+                errors.append(of_batch.errors)
+                timesteps += drawn.timesteps.tolist()
+    total = reduce(torch.add, losses)
+    bands = total.new_tensor(band_sums(torch.cat(errors).tolist(), timesteps, schedule_steps))
+    numbers = torch.cat([total.reshape(1), bands])
+    loss, *sums = training.team.add_up(named_parameters(training.adapters).values(), numbers).tolist()
+    return loss, band_means(sums), tuple(dict.fromkeys(pictures))
 
 
 def update_weights(training: Training, loss: float) -> str:

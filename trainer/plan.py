@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from dora_core.errors import FileFormatError
+from trainer.base_choices import clip_skip_refusal, vae_refusal
 from trainer.base_files import BaseFacts, look_up
 from trainer.config import RunConfig
 from trainer.config_data import DataConfig
@@ -132,6 +133,7 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
         *_set_notices(datasets, 77 if base is None else base.tokens),
         *_base_notices(config, base),
         *_prior_notices(config),
+        *_full_notices(config),
         *_schedule_notices(config),
         *_machine_notices(config, machine, memory),
     ]
@@ -168,9 +170,17 @@ def precision_on(config: RunConfig, machine: Machine) -> Precision:
 
 def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
     try:
-        return look_up(config.model.base, config.model.revision), []
+        base = look_up(config.model.base, config.model.revision)
     except FileFormatError as error:
         return None, [Problem("model.base", f"model.base: {error}")]
+    try:
+        refusal = vae_refusal(config.model.vae, base)
+    except FileFormatError as error:
+        refusal = str(error)
+    problems = [Problem("model.vae", f"model.vae: {refusal}")] if refusal else []
+    if refusal := clip_skip_refusal(config.model.clip_skip, base):
+        problems.append(Problem("model.clip_skip", f"model.clip_skip: {refusal}"))
+    return base, problems
 
 
 def report_datasets(data: DataConfig, look_at: Scan = scan) -> tuple[DatasetReport, ...]:
@@ -240,7 +250,7 @@ def _disk(
     is_kept = config.data.cache == "disk"
     latent_values = sum(bucket.width * bucket.height // 64 * 4 for bucket in shown) if is_kept else 0
     checkpoint = sum(checkpoints)
-    files = [len(FINISHING[run.adapter.norm_axis if run.adapter.kind == "dora" else None]) for run in runs]
+    files = [len(FINISHING[run.adapter.form]) for run in runs]
     exported = sum(count * each * FLOAT32 for count, each in zip(files, trained, strict=True))
     is_fetched = base is None or base.path is not None
     class_pictures = config.data.prior.count if config.data.prior else 0
@@ -292,6 +302,28 @@ def _prior_notices(config: RunConfig) -> list[str]:
         return []
     there = len(picture_files(prior.folder))
     return [f"{there} of {prior.count} class pictures are there; missing ones are drawn first"]
+
+
+# Settings that say nothing to a full fine-tune, by section.
+NOT_OF_FULL: Mapping[str, tuple[str, ...]] = {
+    "adapter": ("rank", "alpha", "conv_rank", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
+    "optim": ("magnitude_factor", "up_factor"),
+}
+
+
+def _full_notices(config: RunConfig) -> list[str]:
+    """Presets have a rank, so that setting one is no mistake."""
+    if config.adapter.kind != "full":
+        return []
+    passed_over = [
+        f"{section}.{key}"
+        for section, keys in NOT_OF_FULL.items()
+        for key in keys
+        if getattr(getattr(config, section), key) != type(getattr(config, section)).model_fields[key].default
+    ]
+    notices = [f"adapter.kind is full, to which {', '.join(passed_over)} says nothing"] if passed_over else []
+    rate = f"optim.learning_rate is {config.optim.rate:g}, of whole weights, which bear less than factors do"
+    return [*notices, rate]
 
 
 def _schedule_notices(config: RunConfig) -> list[str]:

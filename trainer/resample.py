@@ -38,7 +38,7 @@ def draw_run(run: RunDir, overrides: Sequence[str] = ()) -> Path:
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
     load_weights(inject_adapters(config, components), read_state(newest.folder / ADAPTER))
     folder = run.samples_dir / f"asked-{newest.step:06d}-{cache_key(shots)[:8]}"
-    draw_samples(components.pipeline, shots, folder)
+    draw_samples(components, shots, folder)
     EventLog(run.events_file).append(Sampled(step=newest.step, folder=folder.relative_to(run.path).as_posix()))
     return folder
 

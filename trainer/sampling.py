@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from PIL import Image
@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dora_core.atomic import replace
-from trainer.components import Pipeline
+from trainer.components import Components, Pipeline
 from trainer.faults import crash_point
 from trainer.shot import Shot
 
@@ -27,12 +27,22 @@ Report = Callable[[int, int], None]  # done, total
 
 
 @torch.no_grad()
-def draw_picture(pipeline: Pipeline, shot: Shot) -> Image.Image:
-    """With the pipeline's own scheduler; decoded in the VAE's precision, whatever the UNet's is."""
+def draw_picture(components: Components, shot: Shot) -> Image.Image:
+    """With the pipeline's own scheduler; decoded in the VAE's precision, whatever the UNet's is.
+
+    Prompts are encoded as captions are: diffusers' own `clip_skip` leaves the negative prompt as it is, ComfyUI's does
+    not.
+    """
+    pipeline = components.pipeline
+    positive, negative = components.conditioning([shot.prompt]), components.conditioning([shot.negative])
+    pooled: dict[str, Any] = {}
+    if positive.pooled is not None:
+        pooled = {"pooled_prompt_embeds": positive.pooled, "negative_pooled_prompt_embeds": negative.pooled}
     generator = torch.Generator().manual_seed(shot.seed)
     drawn = pipeline(
-        prompt=shot.prompt,
-        negative_prompt=shot.negative,
+        prompt_embeds=positive.hidden,
+        negative_prompt_embeds=negative.hidden,
+        **pooled,
         num_inference_steps=shot.steps,
         guidance_scale=shot.guidance,
         width=shot.width,
@@ -64,7 +74,7 @@ def samples_folder(samples: Path, step: int) -> Path:
 
 
 def draw_samples(
-    pipeline: Pipeline, shots: Sequence[Shot], folder: Path, report: Report = lambda done, total: None
+    components: Components, shots: Sequence[Shot], folder: Path, report: Report = lambda done, total: None
 ) -> None:
     """One PNG per shot and samples.json, which names them; `folder` appears whole, in place of an older one."""
     temporary = folder.with_name(f"{UNFINISHED}{folder.name}-{secrets.token_hex(4)}")
@@ -74,7 +84,7 @@ def draw_samples(
         for number, shot in enumerate(shots):
             report(number, len(shots))
             name = f"{number:02d}.png"
-            save_png(draw_picture(pipeline, shot), shot, temporary / name)
+            save_png(draw_picture(components, shot), shot, temporary / name)
             rows.append({"file": name, **asdict(shot)})
         (temporary / "samples.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
         crash_point("samples.drawn")

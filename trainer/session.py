@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +94,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> 
                 held.enter_context(hold_device(device, run.path, _Patience(run, device, wait_for_device, team)))
             held.enter_context(memory_explained(config))
             team.tell("go")
-            _write_environment(run, compute, team)
+            _write_environment(run, compute, team, {})
             ending = _train_and_export(run, config, compute, store, newest, team)
     except StopAskedError:
         ending = "stopped"
@@ -113,6 +114,7 @@ def _train_and_export(
     home, report = home_of(run), _Report(run, team)
     report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
+    _write_environment(run, compute, team, _commit(components))
     training = build_training(config, components, compute, home, report, team)
     require_free(run.path, size_bytes(training) * (config.save.keep_last + 1), "the run")
     if newest is not None:
@@ -148,12 +150,13 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         base_model_sha256=base.sha256,
         prediction=training.denoiser.schedule.prediction,
         trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
-        provenance={"steps": str(training.steps), "seed": str(training.seed)},
+        clip_skip=config.model.clip_skip,
+        provenance={"steps": str(training.steps), "seed": str(training.seed)} | _commit(components),
     )
     kind = config.adapter.kind
     stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
     export = partial(export_adapter, state, base.weights, base.modules, about=about)
-    export_all(run, finishing_targets(state.norm_axis), stem, export, report)
+    export_all(run, finishing_targets(state.form), stem, export, report)
     crash_point("export.done")
 
 
@@ -181,7 +184,7 @@ def _watch(
     return Watch(
         run=run,
         store=store,
-        draw=partial(draw_samples, components.pipeline, shots),
+        draw=partial(draw_samples, components, shots),
         peak_mib=lambda: compute.peak_mib,
         bar=bar,
         save_every=Every(config.save.every_steps),
@@ -241,8 +244,13 @@ class _Report:
             print(f"{PHASES[name][1]} ...", flush=True)
 
 
-def _write_environment(run: RunDir, compute: Compute, team: Team) -> None:
-    """What the run was made with, for whoever wants to do it again."""
+def _commit(components: Components) -> dict[str, str]:
+    """Which of the versions of a model on the hub it is."""
+    return {} if components.commit is None else {"base_model_commit": components.commit}
+
+
+def _write_environment(run: RunDir, compute: Compute, team: Team, base: Mapping[str, str]) -> None:
+    """What the run was made with, for whoever wants to do it again; `base`: what is known of the base model by then."""
     facts: dict[str, object] = {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -253,4 +261,4 @@ def _write_environment(run: RunDir, compute: Compute, team: Team) -> None:
     }
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
     with atomic_write(run.environment_file) as file:
-        file.write(json.dumps(facts | versions, indent=1).encode())
+        file.write(json.dumps({**facts, **versions, **base}, indent=1).encode())

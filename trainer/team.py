@@ -60,18 +60,21 @@ class Team:
         """Those of a step's batches that are this process'."""
         return range(self.rank, batches, self.size)
 
-    def add_up(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-        """Sum the gradients, in place, and the loss over all processes, in one message; equal to the bit everywhere."""
+    def add_up(self, parameters: Iterable[nn.Parameter], numbers: Tensor) -> Tensor:
+        """Sum the gradients, in place, and some numbers, (count,), over all processes, in one message.
+
+        They are equal to the bit everywhere then.
+        """
         if self.size == 1:
-            return loss
+            return numbers
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        together = torch.cat([*(gradient.flatten() for gradient in gradients), loss.reshape(1)])
+        together = torch.cat([*(gradient.flatten() for gradient in gradients), numbers])
         with _answered():
             dist.all_reduce(together)
         sizes = [gradient.numel() for gradient in gradients]
-        for gradient, total in zip(gradients, together[:-1].split(sizes), strict=True):
+        for gradient, total in zip(gradients, together[: -len(numbers)].split(sizes), strict=True):
             gradient.copy_(total.view_as(gradient))
-        return together[-1]
+        return together[-len(numbers) :]
 
     def tell(self, word: Word) -> None:
         """Of the first process; each is heard once. "wait", now and then, keeps the others from giving up."""

@@ -57,9 +57,12 @@ def tokenize(tokenizers: Mapping[str, CLIPTokenizer], captions: Sequence[str]) -
     }
 
 
-def encode(family: str, encoders: Mapping[str, nn.Module], tokens: Tokens) -> Conditioning:
-    """Conditioning of a batch of tokens, on the device of the encoders, differentiable in what is trained of them."""
-    return ENCODE[family](encoders, tokens)
+def encode(family: str, encoders: Mapping[str, nn.Module], tokens: Tokens, left_out: int = 0) -> Conditioning:
+    """Conditioning of a batch of tokens, on the device of the encoders, differentiable in what is trained of them.
+
+    `left_out`: how many more layers at the end of each encoder are not listened to than the family was made with.
+    """
+    return ENCODE[family](encoders, tokens, left_out)
 
 
 def unet_arguments(family: str, conditioning: Conditioning, framings: Sequence[Framing]) -> dict[str, Any]:
@@ -67,19 +70,26 @@ def unet_arguments(family: str, conditioning: Conditioning, framings: Sequence[F
     return {"encoder_hidden_states": conditioning.hidden, **ADDED[family](conditioning, framings)}
 
 
-def _last_layer(encoders: Mapping[str, nn.Module], tokens: Tokens) -> Conditioning:
+def _last_layer(encoders: Mapping[str, nn.Module], tokens: Tokens, left_out: int) -> Conditioning:
     """SD 1.x and 2.x: the last layer, normed. (SD 2's file leaves out the layer that it does not use.)"""
     encoder = encoders["text_encoder"]
-    return Conditioning(encoder(_on(tokens["text_encoder"], encoder)).last_hidden_state)
+    ids = _on(tokens["text_encoder"], encoder)
+    if not left_out:
+        return Conditioning(encoder(ids).last_hidden_state)
+    hidden = encoder(ids, output_hidden_states=True).hidden_states[-1 - left_out]
+    return Conditioning(encoder.get_submodule("final_layer_norm")(hidden))
 
 
-def _both_penultimate_layers(encoders: Mapping[str, nn.Module], tokens: Tokens) -> Conditioning:
-    """SDXL: the layer before the last of both, side by side, not normed; pooled: the second's projected end of text."""
+def _both_penultimate_layers(encoders: Mapping[str, nn.Module], tokens: Tokens, left_out: int) -> Conditioning:
+    """SDXL: the layer before the last of both, side by side, not normed; pooled: the second's projected end of text.
+
+    `left_out` is no matter to the pooled one, in diffusers and ComfyUI alike.
+    """
     outputs = [
         encoders[name](_on(tokens[name], encoders[name]), output_hidden_states=True)
         for name in ("text_encoder", "text_encoder_2")
     ]
-    hidden = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+    hidden = torch.cat([output.hidden_states[-2 - left_out] for output in outputs], dim=-1)
     return Conditioning(hidden, outputs[1].text_embeds)
 
 
@@ -102,7 +112,7 @@ def _on(ids: Tensor, model: nn.Module) -> Tensor:
     return ids.to(next(model.parameters()).device)
 
 
-ENCODE: Mapping[str, Callable[[Mapping[str, nn.Module], Tokens], Conditioning]] = {
+ENCODE: Mapping[str, Callable[[Mapping[str, nn.Module], Tokens, int], Conditioning]] = {
     "sd1": _last_layer,
     "sd2": _last_layer,
     "sdxl": _both_penultimate_layers,

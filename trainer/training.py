@@ -16,6 +16,7 @@ from dora_core.state import AdapterState
 from trainer.averages import Average, shown
 from trainer.config_sections import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
+from trainer.losses import ByBand, band_means, band_sums
 from trainer.noise import Draw
 from trainer.optim import RatePlan
 from trainer.optimizers import OptimizerRow
@@ -91,11 +92,25 @@ class Training:
                 model.train()
 
 
-def validation_loss(training: Training) -> float:
-    """Mean loss, all timesteps alike, on the fixed pictures."""
+@dataclass(frozen=True)
+class Outcome:
+    """Of one optimizer step. `reason`: why it was skipped, the weights staying as they were; empty: it was taken."""
+
+    loss: float
+    band_losses: ByBand
+    learning_rates: dict[str, float]
+    pictures: tuple[str, ...]
+    reason: str
+
+
+def validation_losses(training: Training) -> tuple[float, ByBand]:
+    """Mean squared error on the fixed pictures, all timesteps alike; and by band."""
+    batches = training.validation.batches
     with training.evaluating():
-        errors = [training.denoiser.loss(batch, fixed).errors for batch, fixed in training.validation.batches]
-    return float(torch.stack(errors).mean())
+        errors = torch.cat([training.denoiser.loss(batch, fixed).errors for batch, fixed in batches])
+    timesteps = torch.cat([fixed.timesteps for _, fixed in batches])
+    schedule_steps = len(training.denoiser.schedule.alphas_bar)
+    return float(errors.mean()), band_means(band_sums(errors.tolist(), timesteps.tolist(), schedule_steps))
 
 
 def is_finite(adapters: Mapping[str, Adapter]) -> bool:

@@ -106,7 +106,7 @@ def parts_below_rank(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     below: dict[str, int] = {}
     for part, spec in adapter_specs(config.adapter, facts.family).items():
         layers = _targets(facts, part, spec)
-        if layers and all(layer.rank(spec) > layer.full_rank for layer in layers):
+        if spec.kind != "full" and layers and all(layer.rank(spec) > layer.full_rank for layer in layers):
             below[part] = max(layer.full_rank for layer in layers)
     return below
 
@@ -151,7 +151,9 @@ class _Layer:
         return min(self.shape[0], prod(self.shape[1:]))
 
     def own_shapes(self, spec: AdapterSpec) -> list[Shape]:
-        """Of down, up and DoRA's magnitude."""
+        """Of down, up and DoRA's magnitude, or of the full difference."""
+        if spec.kind == "full":
+            return [self.shape]
         (out, size, *kernel), ones = self.shape, (1,) * (len(self.shape) - 2)
         rank = min(self.rank(spec), self.full_rank)
         factors: list[Shape] = [(rank, size, *kernel), (out, rank, *ones)]

@@ -1,10 +1,14 @@
-const canvas = part('canvas'), tip = part('.tip'), smooth = part('[data-smooth]'), logScale = part('[data-log]');
+const canvas = part('canvas'), tip = part('.tip'), smooth = part('[data-smooth]'), logScale = part('[data-log]'), banded = part('[data-bands]');
 const COLOURS = ['--own', '--second', '--third', '--fourth', '--fifth', '--sixth'];
 const MARGIN = { left: 52, right: 10, top: 10, bottom: 24 };
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 let data = { run: '', curves: [], choices: [] }, hover = null, box = null;
 const laid = new Map(); // curves of other runs, by id, in the order in which they were chosen
-const lines = () => [...data.curves, ...[...laid.values()].filter((curve) => !data.curves.some((own) => own.run === curve.run))].map((curve, place) => ({ ...curve, colour: COLOURS[place % COLOURS.length] }));
+const bands = () => data.curves[0]?.bands ?? [];
+const isBanded = () => banded.checked && bands().length > 0;
+const runs = () => [...data.curves, ...[...laid.values()].filter((curve) => !data.curves.some((own) => own.run === curve.run))];
+const ownBands = () => bands().map((band) => ({ ...band, name: `timesteps ${band.name}`, steps: data.curves[0].steps, width: data.curves[0].width }));
+const lines = () => (isBanded() ? ownBands() : runs()).map((curve, place) => ({ ...curve, colour: COLOURS[place % COLOURS.length] }));
 const css = (name) => getComputedStyle(part('.panel')).getPropertyValue(name).trim() || '#888';
 // The step in the middle of a bucket.
 const at = (curve, place) => Math.min((place + 0.5) * curve.width + 0.5, curve.steps);
@@ -23,7 +27,8 @@ const range = (curves) => {
   const highs = curves.flatMap((curve) => [...(curve.high ?? curve.mean), ...curve.validation.map((row) => row[1])]).filter((value) => value !== null && (!logScale.checked || value > 0)).sort((a, b) => a - b);
   const lows = curves.flatMap((curve) => [...(curve.low ?? curve.mean), ...curve.validation.map((row) => row[1])]).filter((value) => value !== null && (!logScale.checked || value > 0)).sort((a, b) => a - b);
   if (!highs.length) return null;
-  let top = highs[Math.floor((highs.length - 1) * 0.985)], bottom = lows[0]; // a few peaks shall not press all else flat
+  const checks = curves.flatMap((curve) => curve.validation.map((row) => row[1]));
+  let top = Math.max(highs[Math.floor((highs.length - 1) * 0.985)], ...checks), bottom = lows[0]; // a few peaks shall not press all else flat
   if (top === bottom) { top *= 1.1; bottom *= 0.9; }
   if (top <= bottom) { top = bottom + 1; }
   return logScale.checked ? { bottom: bottom / 1.05, top: top * 1.05 } : { bottom: Math.max(0, bottom - (top - bottom) * 0.05), top: top + (top - bottom) * 0.05 };
@@ -161,6 +166,16 @@ const summary = () => {
   put(part('#loss-summary'), said);
   canvas.setAttribute('aria-label', 'Loss by step; arrow keys move along it');
 };
+const table = () => {
+  banded.parentNode.hidden = !bands().length;
+  part('.bands').hidden = !isBanded();
+  const rows = isBanded() ? bands().map((band) => [band.name, short(smoothed({ ...band, width: data.curves[0].width }).at(-1)), short(band.validation.at(-1)?.[1])]) : [];
+  part('.bands tbody').replaceChildren(...rows.map((row) => {
+    const line = document.createElement('tr');
+    line.append(...row.map((text) => Object.assign(document.createElement('td'), { textContent: text })));
+    return line;
+  }));
+};
 const lay = async (run) => {
   const answer = await fetch(`/train/curve?run=${encodeURIComponent(run)}`).catch(() => null);
   if (answer?.ok) laid.set(run, await answer.json());
@@ -184,9 +199,8 @@ const choices = () => {
     list.append(item);
   });
   old.forEach((item) => item.remove());
-  part('.others').hidden = !data.choices.length;
 };
-const all = () => { legend(); summary(); draw(); };
+const all = () => { part('.others').hidden = !data.choices.length || isBanded(); legend(); summary(); table(); draw(); };
 show((value) => {
   const before = data;
   data = value;
@@ -214,5 +228,6 @@ canvas.addEventListener('keydown', (event) => {
 });
 smooth.addEventListener('input', all);
 logScale.addEventListener('change', all);
+banded.addEventListener('change', all);
 new ResizeObserver(draw).observe(part('.plot'));
 new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ['class'] });

@@ -80,6 +80,26 @@ def test_values_that_are_no_numbers_and_rows_that_are_none_leave_a_gap(tmp_path:
     assert fresh(path).curve()["mean"] == [0.5, None, None, None, 0.25]
 
 
+def test_bands_have_their_own_means_and_follow_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    of_band = {1: (1.0, None, None, 4.0), 2: (3.0, 2.0, None, None), 3: (9.0, 9.0, 9.0, 9.0)}
+    rows = [row(step, 0.5).model_copy(update={"band_losses": bands}) for step, bands in of_band.items()]
+    write(
+        path, [*rows, row(3, 0.5, validation=1.5).model_copy(update={"validation_band_losses": (1.0, 2.0, 1.5, 1.5)})]
+    )
+    bands = fresh(path).curve()["bands"]
+    assert [band["name"] for band in bands] == ["0-25 %", "25-50 %", "50-75 %", "75-100 %"]
+    assert bands[0]["mean"] == [1.0, 3.0, None], "the resumed step had no bands"
+    assert bands[1]["mean"] == [None, 2.0, None]
+    assert bands[2]["mean"] == [None, None, None]
+    assert bands[1]["validation"] == [[3, 2.0]]
+
+
+def test_a_run_from_before_there_were_bands_has_none(tmp_path: Path) -> None:
+    write(tmp_path / "m", [row(1, 0.5, validation=0.4)])
+    assert fresh(tmp_path / "m").curve()["bands"] == []
+
+
 def test_another_file_in_its_place_begins_anew(tmp_path: Path) -> None:
     path, growing = tmp_path / "m", Series(tmp_path / "m")
     write(path, [row(step, 0.5) for step in range(1, 9)])

@@ -12,9 +12,10 @@ from playwright.sync_api import Page, expect
 
 from app.known_runs import KnownRuns
 from tests.app.conftest import OpenPage, Server, until
-from tests.app.made_runs import append_step, config, made, made_twins, metrics, sample, saved, say
+from tests.app.made_runs import append_step, config, made, made_twins, metrics, row, sample, saved, say
 from trainer.events import Event, Failed, Finished, Paused, Phase, Resumed, SkippedStep, Stopped, Stopping, Warned
 from trainer.home import Home
+from trainer.losses import smoothed
 from trainer.queue import Queue
 from trainer.run_dir import RunDir
 
@@ -227,6 +228,12 @@ def test_the_chart_says_in_words_what_it_draws_and_follows_the_keys(
     chart.get_by_label("an older one").first.check()
     expect(chart.locator("#loss-summary")).to_contain_text("an older one: 40 steps")
     assert other.exists()
+    expect(chart.get_by_role("table")).to_be_hidden()
+    chart.get_by_label("By timesteps").check()
+    expect(chart.locator(".legend li span").first).to_have_text("timesteps 0-25 %")
+    expect(chart.locator("#loss-summary")).to_contain_text("Validation 0.0600 at step 300")
+    by_hand = smoothed((row(step).band_losses[3] for step in range(1, 301)), keep=1 - 10 ** (-3 * 0.6))
+    expect(chart.get_by_role("row").last.get_by_role("cell")).to_have_text(["75-100 %", f"{by_hand:.4f}", "0.0600"])
 
 
 def test_the_log_follows_its_end_unless_somebody_reads(

@@ -33,6 +33,8 @@ INPUTS = {
     "VAEDecode": {"samples", "vae"},
     "SaveImage": {"images", "filename_prefix"},
     "ModelSamplingDiscrete": {"model", "sampling", "zsnr"},
+    "CLIPSetLastLayer": {"clip", "stop_at_clip_layer"},
+    "VAELoader": {"vae_name"},
 }
 GIVES = {
     "CheckpointLoaderSimple": ("model", "clip", "vae"),
@@ -43,6 +45,8 @@ GIVES = {
     "KSampler": ("latent",),
     "VAEDecode": ("image",),
     "ModelSamplingDiscrete": ("model",),
+    "CLIPSetLastLayer": ("clip",),
+    "VAELoader": ("vae",),
 }
 TAKES = {"samples": "latent", "latent_image": "latent", "positive": "conditioning", "negative": "conditioning"}
 
@@ -59,11 +63,12 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> BaseFacts:
     config = {"_class_name": "EulerDiscreteScheduler", "rescale_betas_zero_snr": True, "use_karras_sigmas": True}
     (tmp_path / "v-model" / "scheduler").mkdir(parents=True)
     (tmp_path / "v-model" / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    return replace(facts, name=str(tmp_path / "v-model"), path=tmp_path / "v-model", prediction="v")
+    folder = tmp_path / "v-model"
+    return replace(facts, name=str(folder), path=folder, prediction="v", ends_in_noise=True)
 
 
 def test_every_node_has_what_comfyui_requires_from_nodes_that_give_it(base: BaseFacts) -> None:
-    nodes = workflow(base, "panda.safetensors", SHOT).nodes
+    nodes = workflow(base, "panda.safetensors", SHOT, clip_skip=2, vae="my.safetensors").nodes
     for node in nodes.values():
         assert node["inputs"].keys() == INPUTS[node["class_type"]]
         for name, value in node["inputs"].items():
@@ -88,13 +93,36 @@ def test_prompt_seed_size_and_strength_are_those_of_the_picture(base: BaseFacts)
 def test_a_v_model_is_told_to_be_one_and_keeps_its_scheduler(tmp_path: Path) -> None:
     config = {"_class_name": "EulerDiscreteScheduler", "rescale_betas_zero_snr": True, "use_karras_sigmas": True}
     (tmp_path / "scheduler").mkdir()
+    config["prediction_type"] = "v_prediction"
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    facts = replace(look_up(SD15), name=str(tmp_path), path=tmp_path, prediction="v")
+    facts = replace(look_up(SD15), name=str(tmp_path), path=tmp_path, prediction="v", ends_in_noise=True)
     made = workflow(facts, "a.safetensors", SHOT)
     assert made.nodes["9"]["inputs"] == {"sampling": "v_prediction", "zsnr": True, "model": ["2", 0]}
     assert made.nodes["6"]["inputs"]["model"] == ["9", 0]
     assert (made.nodes["6"]["inputs"]["sampler_name"], made.nodes["6"]["inputs"]["scheduler"]) == ("euler", "karras")
     assert not any("scheduler" in note for note in made.notes)
+
+
+def test_a_checkpoint_that_says_v_is_sampled_as_here(tmp_path: Path) -> None:
+    file = tmp_path / "noob.safetensors"
+    file.touch()
+    facts = replace(look_up("stabilityai/stable-diffusion-xl-base-1.0"), name=str(file), path=file)
+    assert workflow(facts, "a.safetensors", SHOT).nodes["6"]["inputs"]["sampler_name"] == "euler"
+    v = workflow(replace(facts, prediction="v", ends_in_noise=True), "a.safetensors", SHOT)
+    assert v.nodes["6"]["inputs"]["sampler_name"] == "ddim"
+    assert v.nodes["9"]["inputs"] == {"sampling": "v_prediction", "zsnr": True, "model": ["2", 0]}
+
+
+def test_clip_skip_and_another_vae_are_in_the_graph(base: BaseFacts) -> None:
+    made = workflow(base, "panda.safetensors", SHOT, clip_skip=2, vae="/models/soft vae.safetensors")
+    for text in ("3", "4"):  # the prompt and the negative one
+        clip = made.nodes[made.nodes[text]["inputs"]["clip"][0]]
+        assert (clip["class_type"], clip["inputs"]["stop_at_clip_layer"]) == ("CLIPSetLastLayer", -2)
+        assert clip["inputs"]["clip"] == ["2", 1]  # after the adapter
+    loader = made.nodes[made.nodes["7"]["inputs"]["vae"][0]]
+    assert (loader["class_type"], loader["inputs"]) == ("VAELoader", {"vae_name": "soft vae.safetensors"})
+    assert any("models/vae, as soft vae.safetensors" in note for note in made.notes)
+    assert "VAELoader" not in workflow(base, "panda.safetensors", SHOT).to_json()
 
 
 def test_a_picture_with_the_workflow_in_it_is_the_same_picture(base: BaseFacts, tmp_path: Path) -> None:

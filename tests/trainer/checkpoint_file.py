@@ -29,25 +29,69 @@ _VAE_NAMES = (
 _NORMS = {"norm1": ("conv1", ".in_layers.2", ".in_layers.0"), "norm2": ("conv2", ".out_layers.3", ".out_layers.0")}
 
 
-def write_sd1_checkpoint(folder: Path, file: Path) -> None:
-    """The diffusers folder of an sd1 model as one file, and beside it a folder with all that is no weights."""
-    tensors = {f"model.diffusion_model.{key}": value for key, value in _unet(_weights(folder / "unet")).items()}
+_TEXT = {"sd1": "cond_stage_model.transformer.text_model.", "sd2": "cond_stage_model.model."}
+_TEXTS_OF_SDXL = {
+    "text_encoder": "conditioner.embedders.0.transformer.text_model.",
+    "text_encoder_2": "conditioner.embedders.1.model.",
+}
+_OPENCLIP_NAMES = (
+    ("encoder.layers.", "transformer.resblocks."),
+    ("embeddings.token_embedding.weight", "token_embedding.weight"),
+    ("embeddings.position_embedding.weight", "positional_embedding"),
+    ("final_layer_norm.", "ln_final."),
+    ("layer_norm1.", "ln_1."),
+    ("layer_norm2.", "ln_2."),
+    ("mlp.fc1.", "mlp.c_fc."),
+    ("mlp.fc2.", "mlp.c_proj."),
+    ("self_attn.out_proj.", "attn.out_proj."),
+)
+
+
+def write_checkpoint(family: str, folder: Path, file: Path, with_configs: bool = True) -> None:
+    """The diffusers folder as one file, and beside it a folder with all that is no weights, as tiny ones need."""
+    save_file(checkpoint(family, folder), file)
+    if with_configs:
+        shutil.copytree(folder, file.with_suffix(""), ignore=shutil.ignore_patterns("*.safetensors"))
+
+
+def checkpoint(family: str, folder: Path) -> dict[str, Tensor]:
+    tensors = {
+        f"model.diffusion_model.{key}": value for key, value in original_unet(family, _weights(folder / "unet")).items()
+    }
     for key, value in _weights(folder / "vae").items():
         tensors[f"first_stage_model.{_vae_name(key)}"] = value[..., None, None] if _is_vae_linear(key, value) else value
-    for key, value in _weights(folder / "text_encoder").items():
-        tensors[f"cond_stage_model.transformer.text_model.{key.removeprefix('text_model.')}"] = value
-    save_file({key: value.contiguous() for key, value in tensors.items()}, file)
-    shutil.copytree(folder, file.with_suffix(""), ignore=shutil.ignore_patterns("*.safetensors"))
+    for part, prefix in (_TEXTS_OF_SDXL if family == "sdxl" else {"text_encoder": _TEXT[family]}).items():
+        weights = {key.removeprefix("text_model."): value for key, value in _weights(folder / part).items()}
+        named = _openclip(weights) if prefix.endswith(".model.") else weights
+        tensors |= {f"{prefix}{key}": value for key, value in named.items()}
+    return {key: value.contiguous() for key, value in tensors.items()}
+
+
+def _openclip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """q, k and v in one matrix, the projection the other way around."""
+    named: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        if ".q_proj." in key:
+            thirds = [weights[key.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            key, value = key.replace("self_attn.q_proj.", "attn.in_proj_"), torch.cat(thirds)
+        elif ".k_proj." in key or ".v_proj." in key:
+            continue
+        elif key == "text_projection.weight":
+            key, value = "text_projection", value.T
+        for new, old in _OPENCLIP_NAMES:
+            key = key.replace(new, old)
+        named[key] = value
+    return named
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
     return {key: value for file in folder.glob("*.safetensors") for key, value in load_file(file).items()}
 
 
-def _unet(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def original_unet(family: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     named = {key: key.rpartition(".") for key in weights}
     modules = {f"unet.{_twin_of_norm(path)}": (1,) for path, _, _ in named.values() if path != "conv_norm_out"}
-    paths = module_paths(ModelModules(FAMILIES["sd1"], modules), "sgm")
+    paths = module_paths(ModelModules(FAMILIES[family], modules), "sgm")
     return {f"{_original(path, paths)}.{leaf}": weights[key] for key, (path, _, leaf) in named.items()}
 
 
@@ -72,4 +116,4 @@ def _vae_name(key: str) -> str:
 
 def _is_vae_linear(key: str, value: Tensor) -> bool:
     """Attention's linears are 1x1 convolutions in the original code."""
-    return ".attentions." in key and value.dim() == 2 and value.dtype == torch.float32
+    return ".attentions." in key and value.dim() == 2

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from dora_core.errors import FileFormatError
 from dora_core.families import FAMILIES, shipped_modules
 from trainer.base_files import KNOWN_ON_HUB, RELEASED_VAE_PARAMETERS, look_up, weight_files
-from trainer.count_activations import SD_VAE
+from trainer.released import released_vae
 
 FAMILY_NAMES = ("sd1", "sd2", "sdxl")
 
@@ -94,11 +94,12 @@ def test_a_single_checkpoint_is_told_by_its_header(tmp_path: Path) -> None:
         "model.diffusion_model.input_blocks.1.1.proj_in.weight": torch.zeros(320, 320, 1, 1),
         "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, 768),
         "first_stage_model.decoder.conv_in.weight": torch.zeros(7, 4, 3, 3),
+        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": torch.zeros(5, 3),
     }
     save_file(tensors, tmp_path / "sd.safetensors", {"modelspec.prediction_type": "v"})
     facts = look_up(str(tmp_path / "sd.safetensors"))
     assert (facts.family, facts.prediction) == (FAMILIES["sd1"], "v")
-    assert dict(facts.parameters) == {"unet": 320 * 320 + 320 * 768, "vae": 7 * 4 * 9}
+    assert dict(facts.parameters) == {"unet": 320 * 320 + 320 * 768, "vae": 7 * 4 * 9, "text_encoder": 15}
 
 
 def test_of_several_variants_the_plain_one_counts(tmp_path: Path) -> None:
@@ -113,9 +114,10 @@ def test_of_several_variants_the_plain_one_counts(tmp_path: Path) -> None:
     assert [file.name for file in weight_files(tmp_path)] == ["diffusion_pytorch_model.fp16.safetensors"]
 
 
-def test_the_released_vae_is_as_large_as_diffusers_makes_it() -> None:
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_released_vae_is_as_large_as_diffusers_makes_it(family: str) -> None:
     with torch.device("meta"):
-        vae = AutoencoderKL(**SD_VAE)
+        vae = AutoencoderKL(**released_vae(FAMILIES[family]))
     assert sum(p.numel() for p in vae.parameters()) == RELEASED_VAE_PARAMETERS
 
 

@@ -38,7 +38,7 @@ def base_of(tiny_base: Callable[[str], Path]) -> Components:
 
 def test_only_an_adapter_at_a_strength_changes_the_pictures(trained: RunDir, tiny_base: Callable[[str], Path]) -> None:
     components, file = base_of(tiny_base), adapter_file(trained)
-    own = draw_picture(components.pipeline, SHOT).tobytes()
+    own = draw_picture(components, SHOT).tobytes()
     drawn = {
         column.title: draw_column(components, column, [SHOT])[0].tobytes()
         for column in (Column("on", file), Column("off", file, 0.0), Column("base"))

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from dora_core.errors import FileFormatError
-from tests.trainer.checkpoint_file import write_sd1_checkpoint
 from tests.trainer.conftest import FAMILY_NAMES, tiny_pipeline
 from trainer.components import load_components
 from trainer.config_sections import ModelConfig
@@ -63,16 +62,6 @@ def test_a_fingerprint_knows_the_model_wherever_it_lies(tmp_path: Path, tiny_bas
     assert again.fingerprint == first.fingerprint
     moved.pipeline.save_pretrained(tmp_path / "changed")
     assert load_components(ModelConfig(base=str(tmp_path / "changed"))).fingerprint != first.fingerprint
-
-
-def test_one_checkpoint_file_is_the_same_model_as_its_folder(tmp_path: Path, tiny_base: Callable[[str], Path]) -> None:
-    file = tmp_path / "my model.safetensors"
-    write_sd1_checkpoint(tiny_base("sd1"), file)
-    from_file = load_components(ModelConfig(base=str(file)))
-    from_folder = load_components(ModelConfig(base=str(tiny_base("sd1"))))
-    assert from_file.family.name == "sd1"
-    assert from_file.fingerprint == from_folder.fingerprint
-    assert from_file.noise_schedule().prediction == "epsilon"
 
 
 def test_pickles_are_refused_by_name_with_a_command_that_converts_them(tmp_path: Path) -> None:

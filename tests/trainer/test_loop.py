@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,8 +63,8 @@ def test_the_loss_is_that_of_the_equations_and_class_pictures_count_by_their_wei
 ) -> None:
     prior = {"class_prompt": "a thing", "count": 2, "weight": 0.25}
     components, training = built(tmp_path, tiny_settings("sd2", train__batch_size=2, data__prior=prior))
-    loss, pictures = accumulate_gradients(training, 3)
-    by_hand = 0.0
+    loss, bands, pictures = accumulate_gradients(training, 3)
+    by_hand, errors = 0.0, defaultdict[int, list[float]](list)
     for dataset, weight in zip(training.datasets, (1.0, 0.25), strict=True):
         batch = dataset.batch(2)
         random = draw(batch.latents.shape, 1000, NoiseConfig(), training.seed, 3, 0, dataset.purpose, "noise")
@@ -72,9 +73,17 @@ def test_the_loss_is_that_of_the_equations_and_class_pictures_count_by_their_wei
         with torch.no_grad():
             text = encode("sd2", components.text_encoders, tokenize(components.tokenizers, batch.captions)).hidden
             said = components.unet(noisy, random.timesteps, text).sample
-        by_hand += weight * float((said - prediction_target(batch.latents, random.noise, a, "v")).square().mean())
+        error = (said - prediction_target(batch.latents, random.noise, a, "v")).square().mean(dim=(1, 2, 3))
+        by_hand += weight * float(error.mean())
+        for timestep, value in zip(random.timesteps.tolist(), error.tolist(), strict=True):
+            if dataset.purpose == "instance":
+                errors[timestep // 250].append(value)
         assert set(batch.names) <= set(pictures)
     assert loss == pytest.approx(by_hand, rel=1e-5)
+    assert [band for band, value in enumerate(bands) if value is not None] == sorted(errors)
+    assert [value for value in bands if value is not None] == pytest.approx(
+        [sum(errors[band]) / len(errors[band]) for band in sorted(errors)], rel=1e-5
+    )
     assert {caption for example in training.datasets[1].examples for caption in [example.caption]} == {"a thing"}
 
 

@@ -64,13 +64,13 @@ def test_class_pictures_are_shared_by_runs_that_would_draw_the_same(
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
 def test_a_shot_is_the_same_picture_every_time(family: str, tmp_path: Path, tiny_base: Callable[[str], Path]) -> None:
-    pipeline = load_components(ModelConfig(base=str(tiny_base(family)))).pipeline
-    pictures = [draw_picture(pipeline, SHOT) for _ in range(2)]
+    components = load_components(ModelConfig(base=str(tiny_base(family))))
+    pictures = [draw_picture(components, SHOT) for _ in range(2)]
     assert pictures[0].size == (32, 24)
     assert pictures[0].tobytes() == pictures[1].tobytes()
     folder = tmp_path / "step-000003"
     for _ in range(2):  # drawing again replaces
-        draw_samples(pipeline, [SHOT], folder)
+        draw_samples(components, [SHOT], folder)
     assert sorted(file.name for file in folder.iterdir()) == ["00.png", "samples.json"]
     assert Image.open(folder / "00.png").tobytes() == pictures[0].tobytes()
     assert json.loads((folder / "samples.json").read_text())[0]["seed"] == 0

@@ -37,13 +37,13 @@ def test_samples_that_are_drawn_again_are_the_older_ones_or_the_newer_ones_but_n
     tmp_path: Path, tiny_settings: Callable[..., RunConfig]
 ) -> None:
     run = RunDir.create(tmp_path / "runs", tiny_settings())
-    pipeline = load_components(tiny_settings().model).pipeline
+    components = load_components(tiny_settings().model)
     reader, folder = Reader(run), run.samples_dir / "asked"
 
     def draw_again_and_again() -> None:
         for seed in range(15):
             shots = [Shot("a thing", "", seed, 1, 1.0, 32, 32) for _ in range(1 + seed % 2)]
-            draw_samples(pipeline, shots, folder)
+            draw_samples(components, shots, folder)
 
     assert in_child(draw_again_and_again, kill_when=lambda: bool(reader.read_all())) == 0
     assert reader.torn == []

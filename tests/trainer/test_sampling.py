@@ -20,8 +20,8 @@ SHOT = Shot("a thing", "", 7, steps=2, guidance=2.0, width=32, height=24)
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_a_picture_is_what_diffusers_draws_with_the_same_seed(family: str, tiny_base: Callable[[str], Path]) -> None:
-    pipeline = load_components(ModelConfig(base=str(tiny_base(family)))).pipeline
-    drawn = pipeline(
+    components = load_components(ModelConfig(base=str(tiny_base(family))))
+    drawn = components.pipeline(
         SHOT.prompt,
         negative_prompt=SHOT.negative,
         num_inference_steps=SHOT.steps,
@@ -33,8 +33,8 @@ def test_a_picture_is_what_diffusers_draws_with_the_same_seed(family: str, tiny_
     assert not isinstance(drawn, tuple)
     stock = drawn.images[0]
     assert isinstance(stock, Image.Image)
-    assert draw_picture(pipeline, SHOT).tobytes() == stock.tobytes()
-    assert draw_picture(pipeline, replace(SHOT, seed=8)).tobytes() != stock.tobytes()
+    assert draw_picture(components, SHOT).tobytes() == stock.tobytes()
+    assert draw_picture(components, replace(SHOT, seed=8)).tobytes() != stock.tobytes()
 
 
 def test_noise_is_what_comfyui_begins_with_in_every_precision(tiny_base: Callable[[str], Path]) -> None:

@@ -36,6 +36,7 @@ ADAPTERS: list[dict[str, Any]] = [
     {"kind": "dora", "rank": 5, "targets": "attention-mlp", "text_encoder": True},
     {"kind": "dora", "norm_axis": "output", "rank": 5, "conv_rank": 2, "targets": "attention-mlp-conv"},
     {"rank": 3, "ranks": {"*.attn2.*": 2, "*.attn2.to_k": 4, "mid_block.*": 99}, "targets": "attention-mlp-conv"},
+    {"kind": "full", "rank": 999, "targets": "attention-mlp-conv", "text_encoder": True},
     {"kind": "dora", "rank": 9, "include": ["*.attn2.*", "*.conv1"], "exclude": ["mid_block.*"]},  # above some widths
 ]
 

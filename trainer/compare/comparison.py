@@ -69,7 +69,7 @@ def compare(request: Request, store: Store, out: Path | None = None, report: Rep
     """
     found = [find_source(name, store) for name in request.sources]
     model = choose_model(request, found)
-    base = base_named(model.base)
+    base = base_named(model.base, model.revision)
     config = next((one.config for one in found if one.config is not None), None)
     shots = choose_rows(request, config, found[0].trigger_phrase, base)
     check_count(len(shots), 1 + len(found) * len(request.strengths))

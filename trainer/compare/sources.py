@@ -10,7 +10,7 @@ from typing import Literal
 
 from dora_core.families import FAMILIES
 from dora_core.layouts import AdapterInfo, inspect_adapter
-from dora_core.metadata import OWN_PREFIX
+from dora_core.metadata import OWN_PREFIX, stated_clip_skip
 from dora_core.parity import read_stored
 from trainer.adapter_source import SourceError, base_named, from_checkpoint
 from trainer.base_weights import BaseModel
@@ -27,7 +27,7 @@ from trainer.run_dir import RunDir
 from trainer.store import Store
 
 _AT_STEP = re.compile(r"(?P<run>.+)@(step-)?(?P<step>\d+)")
-KINDS = {"lora": "LoRA", "dora": "DoRA", "difference": "difference"}
+KINDS = {"lora": "LoRA", "dora": "DoRA", "full": "full fine-tune", "difference": "difference"}
 FOR = {"kohya-compensated": "ComfyUI", "peft": "diffusers"}
 
 
@@ -59,9 +59,9 @@ class Source:
     run: RunDir | None
 
     @property
-    def kind(self) -> Literal["lora", "dora", "difference"]:
+    def kind(self) -> Literal["lora", "dora", "full", "difference"]:
         if self.info.layout == "diff":
-            return "difference"
+            return "full" if self.info.metadata.get(f"{OWN_PREFIX}kind") == "full" else "difference"
         return "lora" if self.info.norm_axis is None else "dora"
 
     @property
@@ -110,7 +110,8 @@ def choose_model(request: Request, found: Sequence[Found]) -> ModelConfig:
     base = request.base or next((name for name in named if name), None)
     if base is None:
         raise SourceError(f"{files[0]} does not say which base model it belongs to.", "Give it with --base.")
-    return ModelConfig(base=base)
+    skips = (stated_clip_skip(inspect_adapter(file).metadata) for file in files)
+    return ModelConfig(base=base, clip_skip=next((skip for skip in skips if skip), None))
 
 
 def open_found(found: Found, base: BaseModel, folder: Path) -> Source:

@@ -27,9 +27,10 @@ class LiveText:
     family: str
     encoders: Mapping[str, nn.Module]
     tokenizers: Mapping[str, CLIPTokenizer]
+    left_out: int = 0  # layers at the encoders' end, besides those that the family leaves out
 
     def conditioning(self, captions: Sequence[str]) -> Conditioning:
-        return encode(self.family, self.encoders, tokenize(self.tokenizers, captions))
+        return encode(self.family, self.encoders, tokenize(self.tokenizers, captions), self.left_out)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def cache_text(live: LiveText, captions: Iterable[str], fingerprint: str, cache:
     words = tokenizers_fingerprint(live.tokenizers)
     table = {
         caption: _from_tensors(
-            cache.get(cache_key("text 1", fingerprint, words, caption), lambda c=caption: _as_tensors(live, c))
+            cache.get(
+                cache_key("text 2", fingerprint, words, live.left_out, caption), lambda c=caption: _as_tensors(live, c)
+            )
         )
         for caption in dict.fromkeys(captions)
     }
