@@ -80,7 +80,7 @@ def test_every_choice_of_layers_is_in_the_tables_of_the_core() -> None:
         ("optim.learning_rate", 11, "a number above 0 and at most 10"),
         ("optim.learning_rate", float("nan"), "a number above 0 and at most 10"),
         ("optim.clip_norm", float("inf"), "a number from 0 to 1000"),
-        ("adapter.kind", "loha", "one of lora, dora"),
+        ("adapter.kind", "loha", "one of lora, dora, full"),
         ("data.resolution_px", 500, "a whole number, a multiple of 8, from 32 to 4096"),
         ("data.background", "white", "a colour such as #ffffff"),
         ("train.twin", "perhaps", "true or false"),
@@ -289,6 +289,7 @@ def test_the_whole_config_is_a_json_schema() -> None:
             "noise.timestep_location",
             "noise.timesteps is mode",
         ),
+        ({"log": {"wandb_offline": True}}, "log.wandb_offline", "there is no log.wandb_project: name one"),
         ({"noise": {"timestep_scale": 0.5}}, "noise.timestep_scale", "but noise.timesteps is uniform"),
     ],
 )
