@@ -245,6 +245,8 @@ def identity(
     ]
     settings = _flattened(config.model_dump(mode="json", exclude=FREE_SECTIONS))
     kept = {name: value for name, value in settings.items() if re.sub(r"\.\d+\.", ".", name) not in FREE_SETTINGS}
+    if ranks := config.adapter.ranks:  # of several that match a layer the last one counts
+        kept["adapter.ranks"] = list(ranks)
     return kept | {
         "train.precision": precision,
         "optim.learning_rate": config.optim.rate,
