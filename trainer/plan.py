@@ -24,7 +24,6 @@ from trainer.config_sections import Precision
 from trainer.data.report import (
     DatasetReport,
     batches_per_pass,
-    count_live,
     dataset_notices,
     notices_of_all,
     report_dataset,
@@ -116,7 +115,7 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
     is_known = base is not None and base.family is not None
     runs = configs_of(config)
     adapters = [adapter_parameters(run, base) for run in runs] if base and is_known else []
-    memory_of = partial(_memory, machine=machine, is_text_live=count_live(datasets) > 0)
+    memory_of = partial(_memory, machine=machine, is_text_live=any(None in report.wordings for report in datasets))
     memory = memory_of(config, base) if base and is_known else None
     checkpoints = [checkpoint_bytes(run, base) for run in runs] if base and is_known else []
     disk = _disk(runs, datasets, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs), checkpoints)
@@ -214,10 +213,12 @@ def _set_notices(datasets: Sequence[DatasetReport], tokens: int) -> list[str]:
 
 
 def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
-    unmatched = unmatched_patterns(config, base)
-    if unmatched:
-        keys = "adapter.include" if set(unmatched) & set(config.adapter.include) else "adapter.exclude"
-        return [Problem(keys, f"{keys} has {', '.join(map(repr, unmatched))}: no layer of {base.name} is called so")]
+    if wrong := unmatched_patterns(config, base):
+        whose = {"adapter.ranks": "no layer that is adapted"}
+        return [
+            Problem(key, f"{key} has {', '.join(patterns)}: {whose.get(key, f'no layer of {base.name}')} is called so")
+            for key, patterns in wrong.items()
+        ]
     if not adapter_parameters(config, base)["unet"]:
         return [Problem("adapter.exclude", "adapter.exclude leaves no layer of the UNet: take globs out")]
     if below := parts_below_rank(config, base):
@@ -307,7 +308,7 @@ def _prior_notices(config: RunConfig) -> list[str]:
 
 # Settings that say nothing to a full fine-tune, by section.
 NOT_OF_FULL: Mapping[str, tuple[str, ...]] = {
-    "adapter": ("rank", "alpha", "conv_rank", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
+    "adapter": ("rank", "alpha", "conv_rank", "ranks", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
     "optim": ("magnitude_factor", "up_factor"),
 }
 

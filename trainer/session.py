@@ -23,6 +23,7 @@ from trainer.components import Components, load_components
 from trainer.compute import Compute, choose_compute
 from trainer.config import RunConfig
 from trainer.config_io import parse_config, read_toml
+from trainer.data.wording import told_of_texts
 from trainer.device_lock import DeviceBusyError, Holder, hold_device, named, told
 from trainer.disk import require_free
 from trainer.events import EventLog, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
@@ -129,6 +130,8 @@ def _train_and_export(
         restore(training, newest)
         _warn(run, note_on_threads(newest, compute))
     _warn(run, note_on_bits(config))
+    texts = [found for dataset in training.datasets for found in dataset.wordings]
+    print(told_of_texts(texts, config.adapter.text_encoder))
     print(describe_groups(training.adapters, training.optimizer), flush=True)
     report("training")
     warn = partial(_warn, run)

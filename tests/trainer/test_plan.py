@@ -18,7 +18,7 @@ from rich.console import Console
 from tests.trainer.conftest import write_pictures
 from trainer import writer_packages
 from trainer.cli_plan import print_plan, summary
-from trainer.config_io import parse_config
+from trainer.config_io import config_from, parse_config
 from trainer.data.dataset import BatchOrder, bucket_groups, make_examples
 from trainer.data.report import DatasetReport, dataset_notices, least_tokens, notices_of_all, report_dataset
 from trainer.disk import MARGIN_BYTES
@@ -50,6 +50,29 @@ def make_plan(tmp_path: Path, tiny_base: Callable[[str], Path], picture_folder: 
 
 def keys(found: Plan) -> list[str]:
     return [problem.key for problem in found.problems]
+
+
+def test_optimizers_that_cannot_work_here_and_schedules_that_do_not_suit_them_are_told(
+    make_plan: Callable[..., Plan],
+) -> None:
+    found = make_plan(optim={"kind": "adamw8bit"})
+    assert keys(found) == ["optim.kind"]
+    assert str(found.problems[0]) == "optim.kind is adamw8bit, which needs an NVIDIA card: set it to adamw"
+    assert any("constant suits it" in notice for notice in make_plan(optim={"kind": "adamw-schedule-free"}).notices)
+    restarts = make_plan(optim={"kind": "prodigy"}, schedule={"cycles": 3})
+    assert any("prodigy finds its rate best without restarts" in notice for notice in restarts.notices)
+    assert not any("prodigy" in notice for notice in make_plan(optim={"kind": "prodigy"}).notices)
+
+
+def test_globs_of_ranks_that_no_adapted_layer_has_are_a_problem_with_what_comes_near(
+    make_plan: Callable[..., Plan],
+) -> None:
+    (problem,) = make_plan(adapter={"ranks": {"*.attn2.to_qq": 4}}).problems
+    assert problem.key == "adapter.ranks"
+    assert "'*.attn2.to_qq'; near it: attn2.to_q" in problem.sentence
+    assert make_plan(adapter={"ranks": {"*.attn2.to_q": 4}}).is_ready
+    small, large = (make_plan(adapter={"ranks": {"*": rank}}).trainable["unet"] for rank in (1, 3))
+    assert small < large
 
 
 def test_a_good_config_has_a_plan_without_problems(make_plan: Callable[..., Plan]) -> None:
@@ -160,7 +183,8 @@ def test_kohyas_folder_names_are_read_as_the_settings_that_say_the_same(
     write_pictures(picture_folder / "10_sks dog", [(40, 40)])
     (notice,) = (notice for notice in make_plan().notices if "10_sks dog" in notice)
     setting = notice.partition("kohya's trainer: ")[2]
-    assert setting == 'data.more=[{folder="10_sks dog", repeats=10, instance_prompt="sks dog"}]'
+    (one,) = config_from({"model": {"base": "x"}, "data": {"folder": "y"}}, [setting]).data.more
+    assert (one.folder, one.repeats, one.instance_prompt) == (picture_folder / "10_sks dog", 10, "sks dog")
     only = make_plan(data={"folder": str(picture_folder / "10_sks dog")})
     assert any("repeats=10 and instance_prompt='sks dog'" in notice for notice in only.notices)
     (above,) = make_plan(data={"folder": str(picture_folder.parent)}).problems

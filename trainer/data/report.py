@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from trainer.config_data import DataConfig, ImageSetConfig
 from trainer.data.buckets import Bucket, Placement, make_buckets, place, variants
@@ -46,6 +48,11 @@ class DatasetReport:
     def largest(self) -> Bucket | None:
         """The size with the most pixels that occurs."""
         return max(self.buckets, key=lambda bucket: bucket.width * bucket.height, default=None)
+
+    @property
+    def wordings(self) -> list[frozenset[str] | None]:
+        """Of each caption, None where they are too many to keep."""
+        return [wordings(caption.text, self.settings) for caption in self.captions.by_picture.values()]
 
     def variants(self, placement: Placement) -> tuple[Placement, ...]:
         return variants(placement, self.settings.crop_jitter, self.settings.flip)
@@ -104,29 +111,6 @@ def dataset_notices(report: DatasetReport, tokens: int) -> list[str]:
     ]
 
 
-def told_of_texts(reports: Sequence[DatasetReport], is_trained: bool) -> str:
-    """How the texts of a run get to the UNet, which is decided by what may become of the captions."""
-    if is_trained:
-        return "captions are encoded at every step, as the text encoder is trained"
-    found = _wordings(reports)
-    live = count_live(reports)
-    kept = len(frozenset[str]().union(*(texts for texts in found if texts is not None)))
-    if live:
-        return f"captions of {live} pictures have too many wordings to keep: encoded at every step"
-    return f"{kept} texts are encoded once and kept"
-
-
-def count_live(reports: Sequence[DatasetReport]) -> int:
-    """Pictures whose captions have too many wordings to keep them all encoded."""
-    return sum(texts is None for texts in _wordings(reports))
-
-
-def _wordings(reports: Sequence[DatasetReport]) -> list[frozenset[str] | None]:
-    return [
-        wordings(caption.text, report.settings) for report in reports for caption in report.captions.by_picture.values()
-    ]
-
-
 def _captions(one: ImageSetConfig, images: ImageSet) -> tuple[Captions, list[str]]:
     pictures = [picture.path for picture in images.pictures]
     try:
@@ -164,7 +148,7 @@ def _about_wording(one: ImageSetConfig, captions: Captions) -> list[str]:
 def _about_subfolders(report: DatasetReport) -> list[str]:
     folder = report.images.folder
     told = [
-        f"pictures in the folder {name!r} are not used: only {folder.name!r} itself is read{_as_kohya(name)}"
+        f"pictures in the folder {name!r} are not used: only {folder.name!r} itself is read{_as_kohya(folder / name)}"
         for name in report.images.subfolders
     ]
     own = KOHYA.fullmatch(folder.name)
@@ -176,13 +160,12 @@ def _about_subfolders(report: DatasetReport) -> list[str]:
     return told
 
 
-def _as_kohya(name: str) -> str:
-    found = KOHYA.fullmatch(name)
+def _as_kohya(folder: Path) -> str:
+    found = KOHYA.fullmatch(folder.name)
     if not found:
         return ""
-    return (
-        f'; as with kohya\'s trainer: data.more=[{{folder="{name}", repeats={found[1]}, instance_prompt="{found[2]}"}}]'
-    )
+    path, prompt = (json.dumps(text, ensure_ascii=False) for text in (str(folder), found[2]))  # as TOML writes texts
+    return f"; as with kohya's trainer: data.more=[{{folder={path}, repeats={found[1]}, instance_prompt={prompt}}}]"
 
 
 def about_count(count: int) -> list[str]:
