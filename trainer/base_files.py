@@ -26,6 +26,7 @@ from trainer.checkpoint_header import (
     require_ordinary_input,
     sd2_prediction,
 )
+from trainer.checkpoint_names import places
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
 PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -217,13 +218,13 @@ def _of_checkpoint(base: str, file: Path) -> BaseFacts:
         base,
         file,
         released.family,
-        released.shapes,
+        {name: place.shape for name, place in places(FAMILIES[detection.family], header.shapes).items()},
         {part: count for part, count in counted.items() if count},
         True,
         said or (sd2_prediction(file, header) if detection.family == "sd2" else None),
         ends_in_noise(header) or (small is not None and small.ends_in_noise),
-        released.latent_factor,
-        released.tokens,
+        released.latent_factor if small is None else small.latent_factor,
+        released.tokens if small is None else small.tokens,
         file.stat().st_size,
     )
 
