@@ -17,7 +17,6 @@ from app.run_settings import settings_of
 from app.studio import Studio
 from dora_core.layouts import AdapterInfo
 from dora_core.rendering import VERDICTS, rendering
-from dora_core.spec import NormAxis
 from trainer.export_targets import TARGETS, ExportTarget, TargetName
 from trainer.failures import ExplainedError
 from trainer.queue import Queue
@@ -73,8 +72,7 @@ def targets_of(known: Known) -> list[ExportTarget]:
     config = settings_of(known.run)
     if config is None or not has_checkpoint(known.run):
         return []
-    axis = config.adapter.norm_axis if config.adapter.kind == "dora" else None
-    fitting = [target for target in TARGETS.values() if axis in target.axes]
+    fitting = [target for target in TARGETS.values() if config.adapter.form in target.forms]
     return list({target.layout: target for target in reversed(fitting)}.values())[::-1]
 
 
@@ -92,17 +90,17 @@ def where_exact(info: AdapterInfo) -> str:
 
 def _group(studio: Studio, known: Known) -> dict[str, Any]:
     config = settings_of(known.run)
-    axis: NormAxis | None = config.adapter.norm_axis if config and config.adapter.kind == "dora" else None
+    form = config.adapter.form if config else None
     files = files_of(known.run)
     layouts = {info.layout for file in files if not isinstance(info := file.info, str)}
     return {
         **known.facts,
-        "axis": axis,
+        "axis": config.adapter.norm_axis if config and config.adapter.kind == "dora" else None,
         "targets": [
             {
                 "name": target.name,
                 "title": TITLES[target.name],
-                "where": f"Renders exactly in {target.renders_in(axis)}.",
+                "where": f"Renders exactly in {target.renders_in(form)}.",
                 "is_there": target.layout in layouts,
             }
             for target in targets_of(known)
@@ -133,7 +131,7 @@ def _file(studio: Studio, file: AdapterFile) -> dict[str, Any]:
 def _facts(info: AdapterInfo) -> list[str]:
     kind = "LoRA" if info.norm_axis is None else f"DoRA, {info.norm_axis} axis"
     if info.layout == "diff":
-        kind = "full difference"
+        kind = "full fine-tune" if info.metadata.get("dora_studio.kind") == "full" else "full difference"
     ranks = f"rank {', '.join(map(str, info.ranks))}" if info.ranks else ""
     step = info.metadata.get("dora_studio.steps", "")
     return [text for text in (kind, ranks, FOR.get(info.layout, ""), step and f"step {step}") if text]

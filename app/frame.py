@@ -24,8 +24,8 @@ class Frame:
 
     `place` and `run_id` are of one browser tab: which place it shows, and the run that Train is about. They are in the
     address as well (?place=train&run=...), so a refresh and a bookmark come back to the same view. They are fields that
-    nobody sees, not states: the browser has them, so a page goes on when the server was killed and started again. All
-    else is on disk.
+    nobody sees, not states: the browser has them, so a page goes on when the server was killed and started again. (A
+    state would also hold a connection for each tab, of which a browser has six.) All else is on disk.
     """
 
     studio: Studio

@@ -15,7 +15,7 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "dora-studio"
@@ -37,6 +37,7 @@ HEADERS = {
 }
 # Gradio fetches these addresses for whoever asks: another server's page would come through us.
 FETCHING = ("file=http", "proxy=")
+MANIFEST = "/manifest.json"  # browsers ask for it without the cookie
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Gate:
             return PlainTextResponse("Another site may not use this page.", 403)
         if any(part in scope["path"] for part in FETCHING):
             return PlainTextResponse("Not found.", 404)
+        if scope["path"] == MANIFEST:
+            return JSONResponse({"name": "DoRA Studio"})  # and that is all: no app to be installed
         if self.access.token is None:
             return None
         return await self._ask_for_token(scope, headers, self.access.token)

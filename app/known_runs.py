@@ -32,7 +32,7 @@ class Known:
     status: RunStatus
     name: str
     kind: str = ""
-    rank: int = 0
+    rank: int = 0  # none of a full fine-tune
     base: str = ""
     pair: str | None = None
     written: int = 0  # when its settings were, in nanoseconds
@@ -140,7 +140,8 @@ def _described(home: Home, run: RunDir, status: RunStatus) -> Known:
     except ConfigError:
         return Known(run, status, run.id, written=written)
     adapter = config.adapter
-    return Known(run, status, config.name, adapter.kind, adapter.rank, short_base(config), pair_id(run), written)
+    rank = 0 if adapter.kind == "full" else adapter.rank
+    return Known(run, status, config.name, adapter.kind, rank, short_base(config), pair_id(run), written)
 
 
 def short_base(config: RunConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -32,18 +33,19 @@ class Live:
     place: str | None = None
 
 
-def changes(
-    studio: Studio, lives: Sequence[Live], shown: Shown, seen: dict[int, str]
-) -> tuple[dict[int, str], list[Any]]:
-    """What was sent by now, and for each widget its new value or gr.skip()."""
-    now = dict(seen)
+def changes(studio: Studio, lives: Sequence[Live], shown: Shown, sent: str) -> tuple[str, list[Any]]:
+    """What the tab has by now, and for each widget its new value or gr.skip().
+
+    `sent`: what the tab has, which the tab itself keeps, since this process may be another one by the next second.
+    """
+    seen: list[str] = json.loads(sent) if sent else [""] * len(lives)
     updates: list[Any] = []
     for number, live in enumerate(lives):
         if live.place not in (None, shown.place):
             updates.append(gr.skip())
             continue
         text = to_json(live.value(studio, shown))
-        digest = blake2b(text.encode(), digest_size=16).hexdigest()
-        updates.append(gr.skip() if seen.get(number) == digest else text)
-        now[number] = digest
-    return now, updates
+        digest = blake2b(text.encode(), digest_size=8).hexdigest()
+        updates.append(gr.skip() if seen[number] == digest else text)
+        seen[number] = digest
+    return json.dumps(seen), updates

@@ -21,7 +21,7 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="DoRA Studio", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         place = gr.Textbox("images", label="Place", visible="hidden")
         run_id = gr.Textbox("", label="Run", visible="hidden")
-        seen = gr.State({})
+        seen = gr.Textbox("", label="Seen", visible="hidden")
         header = widget("header", label="Machine")
         with gr.Sidebar(open=False, width=300, elem_id="sidebar"):
             runs = widget("runs", label="Runs")
@@ -60,8 +60,8 @@ def _open(studio: Studio) -> Any:
     return opened
 
 
-def _follow(frame: Frame, lives: list[Live], seen: gr.State) -> None:
-    def tick(place: str, run_id: str, sent: dict[int, str]) -> list[Any]:
+def _follow(frame: Frame, lives: list[Live], seen: gr.Textbox) -> None:
+    def tick(place: str, run_id: str, sent: str) -> list[Any]:
         now, updates = changes(frame.studio, lives, Shown(place, run_id), sent)
         return [now, *updates]
 

@@ -20,7 +20,7 @@ from trainer.run_dir import RunDir, tail
 
 LOG_LINES, LOG_BYTES = 200, 32768
 CHOICES = 60  # runs that can be laid over the chart
-TITLES = {"lora": "LoRA", "dora": "DoRA"}
+TITLES = {"lora": "LoRA", "dora": "DoRA", "full": "Full fine-tune"}
 
 
 def card(studio: Studio, shown: Shown) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def about(known: Known) -> str:
     """Kind, rank and base model."""
     if not known.kind:
         return "Its settings cannot be read."
-    return f"{TITLES[known.kind]}, rank {known.rank}, on {known.base}"
+    return f"{TITLES[known.kind]}{f', rank {known.rank}' if known.rank else ''}, on {known.base}"
 
 
 def facts(known: Known, loss: float | None, last: StepMetrics | None) -> list[dict[str, str]]:

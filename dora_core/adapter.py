@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from dora_core.errors import FileFormatError
-from dora_core.layers import DoraLayer, LoraLayer
+from dora_core.layers import AdaptedLayer, DoraLayer, LoraLayer
 from dora_core.norms import refresh_norms
 from dora_core.spec import AdapterSpec, NormAxis
 from dora_core.state import AdapterState
@@ -25,9 +25,14 @@ class Adapter:
     notices changes that PyTorch counts by itself, which on a GPU is a wait per layer and step.
     """
 
-    def __init__(self, layers: Mapping[str, LoraLayer], spec: AdapterSpec) -> None:
+    def __init__(self, layers: Mapping[str, AdaptedLayer], spec: AdapterSpec) -> None:
         self.layers = dict(layers)
         self.spec = spec
+
+    @property
+    def low_rank(self) -> dict[str, LoraLayer]:
+        """The layers of LoRA and DoRA; {} of a full fine-tune."""
+        return {name: layer for name, layer in self.layers.items() if isinstance(layer, LoraLayer)}
 
     def parameters(self) -> Iterator[nn.Parameter]:
         for layer in self.layers.values():
@@ -41,7 +46,7 @@ class Adapter:
         up_factor: float = 1.0,
         magnitude_factor: float = 1.0,
     ) -> list[dict[str, Any]]:
-        """Groups for a torch optimizer, named "down", "up" and, for DoRA, "magnitude".
+        """Groups for a torch optimizer: "down", "up" and, for DoRA, "magnitude"; of a full fine-tune "difference".
 
         `up_factor` is LoRA+'s ratio (arXiv 2402.12354); the magnitude never decays, as zero is not where it rests.
         """
@@ -49,6 +54,7 @@ class Adapter:
             "down": (learning_rate, weight_decay),
             "up": (learning_rate * up_factor, weight_decay),
             "magnitude": (learning_rate * magnitude_factor, 0.0),
+            "difference": (learning_rate, weight_decay),
         }
         groups: list[dict[str, Any]] = []
         for part, (rate, decay) in rates.items():
@@ -139,7 +145,7 @@ class Adapter:
 
     @property
     def _norm_axis(self) -> NormAxis | None:
-        return None if self.spec.kind == "lora" else self.spec.norm_axis
+        return self.spec.norm_axis if self.spec.kind == "dora" else None
 
     def _check_fits(self, state: AdapterState) -> None:
         ours, theirs = self.layers.keys(), state.layers.keys()

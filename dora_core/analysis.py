@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dora_core.algebra import channel_dimension
 from dora_core.spec import NormAxis
-from dora_core.state import AdapterState, LayerWeights
+from dora_core.state import AdapterState, FullWeights, Layer, LayerWeights
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,14 @@ def _dense_change(name: str, base: Tensor, adapted: Tensor, axis: NormAxis) -> L
     return _layer_change(name, moments, None)
 
 
-def _adapter_change(name: str, base: Tensor, layer: LayerWeights, axis: NormAxis) -> LayerChange:
-    _check_shape(name, base, (layer.up.shape[0], *layer.down.shape[1:]))
+def _adapter_change(name: str, base: Tensor, layer: Layer, axis: NormAxis) -> LayerChange:
+    _check_shape(name, base, layer.weight_shape)
+    if isinstance(layer, FullWeights):
+        return _dense_change(name, base, base.double() + layer.delta().to(base.device), axis)
+    return _low_rank_change(name, base, layer, axis)
+
+
+def _low_rank_change(name: str, base: Tensor, layer: LayerWeights, axis: NormAxis) -> LayerChange:
     moments = _row_moments(base, layer) if axis == "output" else _column_moments(base, layer)
     magnitude = None if layer.magnitude is None else layer.magnitude.flatten().to(moments.product)
     return _layer_change(name, moments, magnitude)

@@ -21,7 +21,7 @@ from dora_core.layouts import NAME_ENDINGS, AdapterInfo, FileModule, Layout, ins
 from dora_core.metadata import About, Contents, file_metadata
 from dora_core.peft_config import peft_alphas
 from dora_core.spec import NormAxis
-from dora_core.state import AdapterState, LayerWeights
+from dora_core.state import AdapterState, FullWeights, Layer, LayerWeights
 from dora_core.tensorfile import Written, kohya_hashes, write_tensors
 
 
@@ -35,14 +35,13 @@ class AdapterFile:
 
 
 def read_adapter(path: str | os.PathLike[str], modules: ModelModules | None = None) -> AdapterFile:
-    """The adapter in the file at `path`: LoRA or DoRA by sd-scripts, LyCORIS, OneTrainer, PEFT, diffusers or us.
+    """The adapter in the file at `path`: LoRA or DoRA by sd-scripts, LyCORIS, OneTrainer, PEFT, diffusers or us; or
+    full differences.
 
     `modules` are those of the model at hand; None: those of the family that the header tells. Tensors keep the type
     that they have in the file. FileFormatError, with the entries at fault, for what would not be understood whole.
     """
     info = inspect_adapter(path)
-    if info.layout == "diff":
-        raise FileFormatError(f"{os.fspath(path)} holds full differences instead of factors: use read_differences")
     modules = modules or detected_modules(path, info)
     names = _neutral_names(path, info, modules)
     alphas = peft_alphas(path, info.metadata, names)
@@ -52,20 +51,6 @@ def read_adapter(path: str | os.PathLike[str], modules: ModelModules | None = No
         for file_name, name in names.items()
     }
     return AdapterFile(AdapterState(layers, info.norm_axis), info, modules)
-
-
-def read_differences(path: str | os.PathLike[str], modules: ModelModules | None = None) -> dict[str, Tensor]:
-    """Neutral name -> W' - W0, from a file of full differences. Raises as `read_adapter` does."""
-    info = inspect_adapter(path)
-    if info.layout != "diff":
-        raise FileFormatError(f"{os.fspath(path)} holds factors, no full differences: use read_adapter")
-    modules = modules or detected_modules(path, info)
-    names = _neutral_names(path, info, modules)
-    tensors = load_file(path)
-    return {
-        name: tensors[info.modules[file_name].keys["diff"]].reshape(modules.shapes[name])
-        for file_name, name in names.items()
-    }
 
 
 def detected_modules(path: str | os.PathLike[str], info: AdapterInfo) -> ModelModules:
@@ -108,8 +93,10 @@ def _layer(
     axis: NormAxis | None,
     tensors: Mapping[str, Tensor],
     default_alpha: Callable[[int], float],
-) -> LayerWeights:
+) -> Layer:
     own = {role: tensors[key] for role, key in module.keys.items()}
+    if "diff" in own:
+        return FullWeights(own["diff"].reshape(weight))
     down = own["down"] if "mid" not in own else _without_tucker_core(own["down"], own["mid"])
     magnitude = own.get("dora_scale", own.get("peft_magnitude"))
     return LayerWeights(
@@ -183,6 +170,8 @@ def _check(path: str | os.PathLike[str], state: AdapterState, modules: ModelModu
         raise FileFormatError(f"nothing to write to {name}: the adapter has no layers")
     if layout == "kohya-compensated" and not name.endswith(NAME_ENDINGS[layout]):
         raise FileFormatError(f"{name} renders rightly in few programs: end its name with {NAME_ENDINGS[layout]!r}")
+    if state.form == "full" and layout != "diff":
+        raise FileFormatError(f"{name} would hold factors, and the adapter is full differences: use the layout diff")
     if layout == "peft" and state.norm_axis == "input":
         raise FileFormatError(
             "PEFT and diffusers know DoRA on the output axis only: use the kohya layout or a merged model"
@@ -195,7 +184,7 @@ def _check(path: str | os.PathLike[str], state: AdapterState, modules: ModelModu
     unexpected = state.layers.keys() - modules.shapes.keys()
     wrong = [
         f"{name}: {list(adapted)} where the model has {list(modules.shapes[name])}"
-        for name, adapted in ((name, _weight_shape(layer)) for name, layer in state.layers.items())
+        for name, adapted in ((name, layer.weight_shape) for name, layer in state.layers.items())
         if name not in unexpected and adapted != modules.shapes[name]
     ]
     if unexpected or wrong:
@@ -216,21 +205,18 @@ def _is_factor(key: str) -> bool:
     return role_of(key) in ("down", "up", "diff")
 
 
-def _is_finite(layer: LayerWeights) -> bool:
-    tensors = [layer.down, layer.up, *([] if layer.magnitude is None else [layer.magnitude])]
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
-
-
-def _weight_shape(layer: LayerWeights) -> Shape:
-    return (layer.up.shape[0], *layer.down.shape[1:])
+def _is_finite(layer: Layer) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in layer.tensors.values())
 
 
 def _contents(state: AdapterState, modules: ModelModules, layout: Layout) -> Contents:
-    is_conv = {name: layer.down.shape[2:].numel() > 1 for name, layer in state.layers.items()}
+    factors = state.factors
+    is_conv = {name: layer.down.shape[2:].numel() > 1 for name, layer in factors.items()}
     return Contents(
         family=modules.family,
         layout=layout,
+        kind=state.kind,
         norm_axis=state.norm_axis,
-        ranks=frozenset(layer.rank for name, layer in state.layers.items() if not is_conv[name]),
-        conv_ranks=frozenset(layer.rank for name, layer in state.layers.items() if is_conv[name]),
+        ranks=frozenset(layer.rank for name, layer in factors.items() if not is_conv[name]),
+        conv_ranks=frozenset(layer.rank for name, layer in factors.items() if is_conv[name]),
     )

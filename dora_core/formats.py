@@ -14,7 +14,7 @@ from dora_core.families import ModelModules
 from dora_core.keymap import kohya_map, peft_map
 from dora_core.layouts import Layout, magnitude_shape
 from dora_core.spec import NormAxis
-from dora_core.state import AdapterState, LayerWeights
+from dora_core.state import AdapterState, FullWeights, Layer, LayerWeights
 
 Precision = Literal["half", "full"]
 BaseWeights = Mapping[str, Tensor]
@@ -28,7 +28,7 @@ def file_tensors(
     """The tensors of a file by its keys; `base` has to have `needed_weights`."""
     if layout == "diff":
         return {key: _narrowed(tensor, precision) for key, tensor in _differences(state, base, modules)}
-    layers = {name: _in_precision(_folded(layer), precision) for name, layer in state.layers.items()}
+    layers = {name: _in_precision(_folded(layer), precision) for name, layer in state.factors.items()}
     if layout == "kohya-compensated":
         layers = {name: _compensated(layer, base[name]) for name, layer in layers.items()}
     names = peft_map(modules).to_file if layout == "peft" else kohya_map(modules).to_file
@@ -67,8 +67,10 @@ def _missing_projections(state: AdapterState) -> dict[str, str]:
     return {name: sibling for name, sibling in names.items() if name not in state.layers}
 
 
-def _without_effect(sibling: LayerWeights, axis: NormAxis | None, weight: Tensor | None) -> LayerWeights:
-    """Zero factors and, for DoRA, the base weight's own norm."""
+def _without_effect(sibling: Layer, axis: NormAxis | None, weight: Tensor | None) -> Layer:
+    """Nothing but zeros and, for DoRA, the base weight's own norm."""
+    if isinstance(sibling, FullWeights):
+        return FullWeights(torch.zeros_like(sibling.difference))
     magnitude = None if axis is None or weight is None else _norm(weight.double(), axis).float()
     return LayerWeights(torch.zeros_like(sibling.down), torch.zeros_like(sibling.up), sibling.alpha, magnitude)
 
@@ -115,7 +117,7 @@ def _differences(state: AdapterState, base: BaseWeights, modules: ModelModules) 
         yield f"{names[name]}.diff", adapted_weight(weight, layer, state.norm_axis) - weight
 
 
-def adapted_weight(weight: Tensor, layer: LayerWeights, axis: NormAxis | None) -> Tensor:
+def adapted_weight(weight: Tensor, layer: Layer, axis: NormAxis | None) -> Tensor:
     """W' in float64, what the layer means on a base weight in float64."""
     combined = weight + layer.delta()
     if axis is None or layer.magnitude is None:

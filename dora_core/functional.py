@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from dora_core.algebra import along, is_autocast_on, norm_gradient, without_autocast
 from dora_core.kernels import EAGER, Kernels, amplified
 from dora_core.operations import Operation
+from dora_core.rounding import round_unbiased
 from dora_core.spec import NormAxis
 
 
@@ -205,6 +206,45 @@ class _FactoredNorm(Function):
         norm, weight, down, up = ctx.saved_tensors
         d_down, d_up = norm_gradient(grad_outputs[0] / norm, weight, down, up, ctx.scale, ctx.axis)
         return None, None, d_down, d_up, None, None
+
+
+class _WithDifference(Function):
+    """Keeps its input alone: W0 + D is computed again for backward, one pass over the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # x, weight, bias, difference, operation, dtype
+        x, weight, bias, difference, operation, dtype = arguments
+        ctx.save_for_backward(x, weight, difference)
+        ctx.operation, ctx.dtype = operation, dtype
+        return operation.apply(x.to(dtype), _sum(weight, difference, dtype), None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  (the decorator makes ctx positional, as used)
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
+        x, weight, difference = ctx.saved_tensors
+        operation, dx = ctx.operation, None
+        with without_autocast(x):
+            dy = operation.packed(grad_outputs[0])
+            if ctx.needs_input_grad[0]:
+                dx = operation.input_grad(dy, _sum(weight, difference, ctx.dtype), x.shape).to(x.dtype)
+            d_difference = operation.weight_grad(dy, x.to(ctx.dtype), difference.shape).to(difference.dtype)
+        return dx, None, None, d_difference, None, None
+
+
+def with_difference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, difference: Tensor, operation: Operation, dtype: torch.dtype
+) -> Tensor:
+    """(W0 + D) x + b, the product in `dtype`; in half precision the sum is rounded such that a small D survives."""
+    with without_autocast(x):
+        return _apply(_WithDifference, x, weight, bias, difference, operation, dtype)
+
+
+def _sum(weight: Tensor, difference: Tensor, dtype: torch.dtype) -> Tensor:
+    """W0 + D; where D is zero W0 to the bit."""
+    base = weight.to(dtype)
+    return round_unbiased(base + difference, base)
 
 
 def exact_norm(norm: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, axis: NormAxis) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dora_core.adapter import Adapter
-from dora_core.layers import DoraLayer, LoraLayer
+from dora_core.layers import AdaptedLayer, DoraLayer, FullLayer, LoraLayer
 from dora_core.spec import AdapterSpec
 from dora_core.targets import Target, named_modules, plan_targets
 
@@ -47,11 +47,17 @@ def eject(model: nn.Module) -> None:
         _replace(model, name, layer.base)
 
 
-def _adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    return {name: module for name, module in named_modules(model) if isinstance(module, LoraLayer)}
+def _adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
+    return {name: module for name, module in named_modules(model) if isinstance(module, AdaptedLayer)}
 
 
-def _layer(target: Target, spec: AdapterSpec, seed: int) -> LoraLayer:
+def _layer(target: Target, spec: AdapterSpec, seed: int) -> AdaptedLayer:
+    if spec.kind == "full":
+        return FullLayer(target.module).train(target.module.training)
+    return _low_rank_layer(target, spec, seed)
+
+
+def _low_rank_layer(target: Target, spec: AdapterSpec, seed: int) -> LoraLayer:
     base, rank, scale = target.module, target.rank, target.scale
     if spec.kind == "lora":
         layer = LoraLayer(base, rank, scale, spec.dropout)

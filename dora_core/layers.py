@@ -1,4 +1,4 @@
-"""A LoRA and a DoRA layer around one frozen Linear or Conv2d."""
+"""A LoRA, a DoRA and a full-size layer around one frozen Linear or Conv2d."""
 
 from __future__ import annotations
 
@@ -10,39 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from dora_core import algebra
-from dora_core.functional import Operands, Plan, adapted, compute_dtype, exact_norm
+from dora_core.functional import Operands, Plan, adapted, compute_dtype, exact_norm, with_difference
 from dora_core.kernels import EAGER, compiled
 from dora_core.norms import refresh_norms
 from dora_core.operations import operation_of
 from dora_core.spec import NormAxis, NormGradient
-from dora_core.state import LayerWeights
+from dora_core.state import FullWeights, Layer, LayerWeights
 
 
-class LoraLayer(nn.Module):
-    """W0 x + b + s B A x, with s = `scale` and the original module, frozen, as `base`.
+class AdaptedLayer(nn.Module):
+    """The original module, frozen, as `base`, and what is learned beside it; `strength` t means W0 + t (W' - W0).
 
-    Starts as exactly the base: `up` is zero. Dropout acts on the input of the low-rank path alone. `strength` t means
-    W0 + t (W' - W0). The factors are float32 (float64 on a float64 base) and stay so when the model is cast.
+    What is learned is float32 (float64 on a float64 base) and stays so when the model is cast.
     """
 
-    def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, scale: float, dropout: float = 0.0) -> None:
+    def __init__(self, base: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
         self.base = base
         self.operation = operation_of(base)
-        self.scale = scale
-        self.dropout = dropout
         self.strength = 1.0
         self.is_enabled = True
         self.is_compiled = False  # the passes over activations, not the matrix products
         self.unmerged: Tensor | None = None  # W0 while the base holds W'
-        weight = base.weight
-        dtype = algebra.accumulation_dtype(weight.dtype)
-        self.down = nn.Parameter(weight.new_zeros(rank, *weight.shape[1:], dtype=dtype))
-        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank, *[1] * (weight.dim() - 2), dtype=dtype))
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
 
     @property
     def weight(self) -> Tensor:
@@ -61,18 +50,11 @@ class LoraLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_enabled or self.strength == 0 or self.unmerged is not None:
             return self.base(x)
-        x, base, scale = self.operation.pad(x), self.base, self.scale
-        keep = None
-        if self.training and self.dropout > 0:
-            keep = torch.rand_like(x, dtype=torch.float32) >= self.dropout
-            scale /= 1 - self.dropout
-        operands, axis = self._adaptation(Operands(x, base.weight, base.bias, self.down, self.up, keep=keep))
-        kernels = compiled() if self.is_compiled else EAGER
-        return adapted(operands, Plan(self.operation, axis, scale, compute_dtype(x), kernels))
+        return self._adapted(self.operation.pad(x))
 
     def merged_weight(self) -> Tensor:
         """The dense weight that `forward` stands for, W0 + strength (W' - W0), in float32 at least."""
-        weight = self.original_weight.to(self.down.dtype)
+        weight = self.original_weight.to(algebra.accumulation_dtype(self.base.weight.dtype))
         return torch.lerp(weight, self._adapted_weight(weight), self.strength)
 
     def merge(self) -> None:
@@ -95,36 +77,32 @@ class LoraLayer(nn.Module):
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """What is learned, by part."""
-        return {"down": self.down, "up": self.up}
+        return dict(self.named_parameters(recurse=False))
 
-    def fits(self, weights: LayerWeights) -> bool:
-        values = {"down": weights.down, "up": weights.up, "magnitude": weights.magnitude}
-        shapes = {part: value.shape for part, value in values.items() if value is not None}
+    def fits(self, weights: Layer) -> bool:
+        shapes = {part: tensor.shape for part, tensor in weights.tensors.items()}
         return shapes == {part: parameter.shape for part, parameter in self.own_parameters().items()}
 
     @torch.no_grad()
-    def load(self, weights: LayerWeights) -> None:
-        """Take over what `fits`, with its scale."""
-        self.down.copy_(weights.down)
-        self.up.copy_(weights.up)
-        self.scale = weights.scale
+    def load(self, weights: Layer) -> None:
+        """Take over what `fits`."""
+        for part, parameter in self.own_parameters().items():
+            parameter.copy_(weights.tensors[part])
 
-    def weights(self) -> LayerWeights:
+    def weights(self) -> Layer:
         """What was learned, as copies on the CPU."""
-        return LayerWeights(_copy(self.down), _copy(self.up), self.scale * self.rank)
+        raise NotImplementedError
 
-    def extra_repr(self) -> str:
-        return f"lora, rank={self.rank}, scale={self.scale:g}"
-
-    def _adaptation(self, operands: Operands) -> tuple[Operands, NormAxis | None]:
-        """The operands at the present strength, and the axis of their norms."""
-        return operands if self.strength == 1 else operands._replace(up=self.strength * self.up), None
+    def _adapted(self, x: Tensor) -> Tensor:
+        """W' x + b at the present strength; `x` is padded."""
+        raise NotImplementedError
 
     def _adapted_weight(self, weight: Tensor) -> Tensor:
-        return weight + algebra.low_rank_delta(self.down.detach(), self.up.detach(), self.scale)
+        """W' from W0."""
+        raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Moves everything, but casts the base alone: factors, magnitude and norms never go below float32."""
+        """Moves everything, but casts the base alone: what is learned, and norms, never go below float32."""
         if recurse:
             self.base._apply(fn)  # pyright: ignore[reportUnknownMemberType]  (half typed in PyTorch)
 
@@ -135,6 +113,79 @@ class LoraLayer(nn.Module):
 
         super()._apply(move, recurse=False)  # pyright: ignore[reportUnknownMemberType]
         return self
+
+
+class FullLayer(AdaptedLayer):
+    """(W0 + D) x + b with D = `difference`, of the size of W0: the weight itself is trained.
+
+    Starts as exactly the base: D is zero. W0 + D is never kept.
+    """
+
+    def __init__(self, base: nn.Linear | nn.Conv2d) -> None:
+        super().__init__(base)
+        dtype = algebra.accumulation_dtype(base.weight.dtype)
+        self.difference = nn.Parameter(torch.zeros_like(base.weight, dtype=dtype))
+
+    def weights(self) -> FullWeights:
+        return FullWeights(_copy(self.difference))
+
+    def extra_repr(self) -> str:
+        return "full"
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        difference = self.difference if self.strength == 1 else self.strength * self.difference
+        return with_difference(x, self.base.weight, self.base.bias, difference, self.operation, compute_dtype(x))
+
+    def _adapted_weight(self, weight: Tensor) -> Tensor:
+        return weight + self.difference.detach()
+
+
+class LoraLayer(AdaptedLayer):
+    """W0 x + b + s B A x, with s = `scale` and the original module, frozen, as `base`.
+
+    Starts as exactly the base: `up` is zero. Dropout acts on the input of the low-rank path alone.
+    """
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, rank: int, scale: float, dropout: float = 0.0) -> None:
+        super().__init__(base)
+        self.scale = scale
+        self.dropout = dropout
+        weight = base.weight
+        dtype = algebra.accumulation_dtype(weight.dtype)
+        self.down = nn.Parameter(weight.new_zeros(rank, *weight.shape[1:], dtype=dtype))
+        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank, *[1] * (weight.dim() - 2), dtype=dtype))
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def load(self, weights: Layer) -> None:
+        """Take over what `fits`, with its scale."""
+        super().load(weights)
+        assert isinstance(weights, LayerWeights)  # as it fits
+        self.scale = weights.scale
+
+    def weights(self) -> LayerWeights:
+        return LayerWeights(_copy(self.down), _copy(self.up), self.scale * self.rank)
+
+    def extra_repr(self) -> str:
+        return f"lora, rank={self.rank}, scale={self.scale:g}"
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        base, scale, keep = self.base, self.scale, None
+        if self.training and self.dropout > 0:
+            keep = torch.rand_like(x, dtype=torch.float32) >= self.dropout
+            scale /= 1 - self.dropout
+        operands, axis = self._adaptation(Operands(x, base.weight, base.bias, self.down, self.up, keep=keep))
+        kernels = compiled() if self.is_compiled else EAGER
+        return adapted(operands, Plan(self.operation, axis, scale, compute_dtype(x), kernels))
+
+    def _adaptation(self, operands: Operands) -> tuple[Operands, NormAxis | None]:
+        """The operands at the present strength, and the axis of their norms."""
+        return operands if self.strength == 1 else operands._replace(up=self.strength * self.up), None
+
+    def _adapted_weight(self, weight: Tensor) -> Tensor:
+        return weight + algebra.low_rank_delta(self.down.detach(), self.up.detach(), self.scale)
 
 
 class DoraLayer(LoraLayer):
@@ -178,15 +229,6 @@ class DoraLayer(LoraLayer):
         if self._versions is None or self._versions[0] != versions[0]:
             self.base_squared.copy_(algebra.squared_norm(self.original_weight, self.axis))
         self._versions = versions
-
-    def own_parameters(self) -> dict[str, nn.Parameter]:
-        return super().own_parameters() | {"magnitude": self.magnitude}
-
-    @torch.no_grad()
-    def load(self, weights: LayerWeights) -> None:
-        assert weights.magnitude is not None  # as it fits
-        super().load(weights)
-        self.magnitude.copy_(weights.magnitude)
 
     def weights(self) -> LayerWeights:
         return replace(super().weights(), magnitude=_copy(self.magnitude))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from dora_core.families import Family, Prediction
 from dora_core.layouts import Layout
-from dora_core.spec import NormAxis
+from dora_core.spec import Kind, NormAxis
 from dora_core.version import __version__
 
 OWN_PREFIX = "dora_studio."
@@ -45,6 +45,7 @@ class Contents:
 
     family: Family
     layout: Layout
+    kind: Kind
     norm_axis: NormAxis | None
     ranks: frozenset[int]  # of linear layers and 1x1 convolutions, which sd-scripts counts as linear
     conv_ranks: frozenset[int]  # of larger kernels
@@ -110,13 +111,12 @@ def _one_rank(ranks: frozenset[int]) -> str:
 
 
 def _own(contents: Contents, about: About) -> dict[str, str]:
-    kind = "lora" if contents.norm_axis is None else "dora"
     facts = {
         **about.provenance,
         "version": __version__,
         "family": contents.family.name,
         "layout": contents.layout,
-        "kind": kind,
+        "kind": contents.kind,
         "norm_axis": contents.norm_axis,
         "base_model": about.base_model,
         "base_model_sha256": about.base_model_sha256,

@@ -20,19 +20,18 @@ from dora_core.algebra import full_float32, squared_norm
 from dora_core.consumers import BY_KEY, CONSUMERS, Consumer, rendered_weight
 from dora_core.errors import FileFormatError
 from dora_core.families import ModelModules
-from dora_core.files import detected_modules, read_adapter, read_differences
+from dora_core.files import read_adapter
 from dora_core.formats import adapted_weight
 from dora_core.keymap import spellings
-from dora_core.layouts import AdapterInfo, Layout, inspect_adapter
+from dora_core.layouts import AdapterInfo, Layout
 from dora_core.parity_report import ConsumerParity, LayerParity, ParityReport, StrengthParity, recommended_consumer
 from dora_core.resolution import unresolved_modules
 from dora_core.spec import NormAxis
-from dora_core.state import AdapterState, LayerWeights
+from dora_core.state import AdapterState, Layer
 
 STRENGTHS = (1.0, 0.5)
 SMALLEST_UPDATE = 1e-3  # of the base weight
 
-Stored = LayerWeights | Tensor  # factors, or a full difference
 Intended = Callable[[str, Tensor], Tensor]  # layer name and W0 in float64 -> W' in float64
 
 
@@ -60,7 +59,7 @@ class Ideal:
 class StoredAdapter:
     """The content of a file, in the types that it is stored in."""
 
-    layers: Mapping[str, Stored]
+    layers: Mapping[str, Layer]
     file_names: Mapping[str, str]  # neutral name -> the file's own
     info: AdapterInfo
     modules: ModelModules
@@ -68,14 +67,9 @@ class StoredAdapter:
 
 def read_stored(path: str | os.PathLike[str], modules: ModelModules | None = None) -> StoredAdapter:
     """What is in the file at `path`; raises FileFormatError as `read_adapter` does."""
-    info = inspect_adapter(path)
-    modules = modules or detected_modules(path, info)
-    if info.layout == "diff":
-        layers: Mapping[str, Stored] = read_differences(path, modules)
-    else:
-        layers = read_adapter(path, modules).state.layers
-    known = spellings(modules)
-    return StoredAdapter(layers, {known[name]: name for name in info.modules}, info, modules)
+    file = read_adapter(path, modules)
+    known = spellings(file.modules)
+    return StoredAdapter(file.state.layers, {known[name]: name for name in file.info.modules}, file.info, file.modules)
 
 
 def intended_by_state(state: AdapterState) -> Intended:
@@ -84,7 +78,7 @@ def intended_by_state(state: AdapterState) -> Intended:
     def adapted(name: str, weight: Tensor) -> Tensor:
         if name not in state.layers:
             return weight
-        return adapted_weight(weight, moved(state.layers[name], weight.device), state.norm_axis)
+        return adapted_weight(weight, state.layers[name].to(weight.device), state.norm_axis)
 
     return adapted
 
@@ -93,10 +87,7 @@ def intended_by_file(stored: StoredAdapter) -> Intended:
     """What the file itself means by its layout: the axis its magnitudes have, the compensation its name announces."""
 
     def adapted(name: str, weight: Tensor) -> Tensor:
-        layer = stored.layers[name]
-        if isinstance(layer, Tensor):
-            return weight + layer.to(weight)
-        layer = moved(layer, weight.device)
+        layer = stored.layers[name].to(weight.device)
         if stored.info.layout == "kohya-compensated" and layer.magnitude is not None:
             norm = squared_norm(weight, "output").sqrt().reshape(layer.magnitude.shape)
             return (weight + layer.delta()) * layer.magnitude.to(weight) / norm
@@ -159,9 +150,7 @@ class _Check:
     def layer(self, name: str, base: Tensor) -> LayerParity:
         weight = base.to(self.device)
         ideal = Ideal.of(name, weight, self.intended)
-        layer = self.stored.layers[name]
-        own = layer.to(weight.device) if isinstance(layer, Tensor) else moved(layer, weight.device)
-        measured = _Measured(weight, own, ideal)
+        measured = _Measured(weight, self.stored.layers[name].to(weight.device), ideal)
         errors = {
             (key, strength): measured.left_out(strength)
             if self.stored.file_names[name] in names
@@ -198,7 +187,7 @@ class _Measured:
     """The errors of one layer. Consumers that compute alike are computed once."""
 
     weight: Tensor
-    stored: Stored
+    stored: Layer
     ideal: Ideal
     known: dict[tuple[object, ...], float] = field(default_factory=dict[tuple[object, ...], float])
     updates: dict[torch.dtype, Tensor] = field(default_factory=dict[torch.dtype, Tensor])
@@ -207,9 +196,8 @@ class _Measured:
         types = (consumer.weight_dtype, consumer.product_dtype, consumer.result_dtype)
         way = (consumer.formula, *types, strength)
         if way not in self.known:
-            magnitude = None if isinstance(self.stored, Tensor) else self.stored.magnitude
             update = self._update(consumer.product_dtype)
-            rendered = rendered_weight(consumer, self.weight, update, magnitude, strength)
+            rendered = rendered_weight(consumer, self.weight, update, self.stored.magnitude, strength)
             self.known[way] = self.ideal.error(rendered, strength)
         return self.known[way]
 
@@ -225,13 +213,8 @@ class _Measured:
 
     def _update(self, dtype: torch.dtype) -> Tensor:
         if dtype not in self.updates:
-            self.updates[dtype] = self.stored.to(dtype) if isinstance(self.stored, Tensor) else self.stored.delta(dtype)
+            self.updates[dtype] = self.stored.delta(dtype)
         return self.updates[dtype]
-
-
-def moved(layer: LayerWeights, device: torch.device) -> LayerWeights:
-    magnitude = None if layer.magnitude is None else layer.magnitude.to(device)
-    return LayerWeights(layer.down.to(device), layer.up.to(device), layer.alpha, magnitude)
 
 
 def _at_strength(key: str, strength: float, layers: tuple[LayerParity, ...]) -> StrengthParity:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dora_core.layouts import Layout
-from dora_core.spec import NormAxis
+from dora_core.spec import Form, NormAxis
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,6 @@ WHERE: Mapping[tuple[Layout, NormAxis | None], Rendering] = {
 }
 
 
-def rendering(layout: Layout, norm_axis: NormAxis | None) -> Rendering:
-    """What is known of that kind of file; a difference is one whatever it came from."""
-    return WHERE[layout, None if layout == "diff" else norm_axis]
+def rendering(layout: Layout, form: Form) -> Rendering:
+    """What is known of that kind of file; a difference is one whatever it came from, and full ones are nothing else."""
+    return WHERE[layout, None if layout == "diff" or form == "full" else form]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["lora", "dora"]
+Kind = Literal["lora", "dora", "full"]
 NormAxis = Literal["input", "output"]
+Form = NormAxis | Literal["full"] | None  # what an adapter is to a file: DoRA by its axis, full differences, LoRA
 NormGradient = Literal["detached", "exact"]
 
 
@@ -22,6 +23,8 @@ class TargetRule:
 @dataclass(frozen=True)
 class AdapterSpec:
     """One adapter: its kind, size and the layers it sits on.
+
+    Kind "full" learns a difference of the full size of every weight, to which nothing about ranks and norms applies.
 
     `include`, `exclude` and rule patterns are shell-style globs over the module paths of the base model
     (``*.attn1.to_q``). A layer is a target when it is an ``nn.Linear`` or ``nn.Conv2d``, some include pattern matches

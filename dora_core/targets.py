@@ -24,15 +24,15 @@ class Target:
 
     name: str  # its module path in the base model
     module: nn.Linear | nn.Conv2d
-    rank: int
+    rank: int  # 0: no factors, but a difference of full size
     scale: float  # of the low-rank update, from the rank that was asked for even where `rank` is clamped
-    magnitudes: int  # 0 for LoRA
+    magnitudes: int = 0  # of DoRA
     notice: str | None = None
 
     @property
     def parameters(self) -> int:
         out_size, *rest = self.module.weight.shape
-        return self.rank * (out_size + prod(rest)) + self.magnitudes
+        return self.rank * (out_size + prod(rest)) + self.magnitudes if self.rank else out_size * prod(rest)
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ def _matches_any(name: str, patterns: Iterable[str]) -> bool:
 
 def _target(name: str, module: nn.Linear | nn.Conv2d, spec: AdapterSpec) -> Target:
     _check_adaptable(name, module)
+    if spec.kind == "full":
+        return Target(name, module, 0, 1.0)
     shape = module.weight.shape
     rank, alpha = _rank_and_alpha(name, prod(shape[2:]) > 1, spec)
     limit = min(shape[0], prod(shape[1:]))
@@ -161,4 +163,5 @@ def _check_shared(model: nn.Module, names: set[str]) -> None:
 def _plan_line(target: Target, width: int) -> str:
     shape = "x".join(str(size) for size in target.module.weight.shape)
     notice = f"  ({target.notice})" if target.notice else ""
-    return f"{target.name:{width}}  {shape:>16}  rank {target.rank:4}  {target.parameters:10,}{notice}"
+    size = f"rank {target.rank:4}" if target.rank else "full size"
+    return f"{target.name:{width}}  {shape:>16}  {size}  {target.parameters:10,}{notice}"

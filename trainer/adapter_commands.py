@@ -21,7 +21,8 @@ from dora_core.spec import NormAxis
 from trainer.adapter_source import AdapterSource, SourceError, base_named, open_source
 from trainer.base_weights import BaseModel
 from trainer.comfyui import ComfyUIAnswer, ask_comfyui
-from trainer.export import TARGETS, UnprovenError, check_target, checking_device, export_adapter, report_path
+from trainer.export import UnprovenError, check_target, checking_device, export_adapter, report_path
+from trainer.export_targets import TARGETS, finishing_targets
 from trainer.inspection import is_model
 from trainer.merged_pipeline import export_merged
 from trainer.parity_table import print_report
@@ -30,7 +31,7 @@ from trainer.store import Store
 
 def publish(opened: AdapterSource, target: str | None, out: Path | None, device: str | None, console: Console) -> None:
     """Raises UnprovenError after the table that says why."""
-    row = TARGETS[target or ("lycoris" if opened.state.norm_axis == "output" else "comfyui")]
+    row = TARGETS[target] if target else finishing_targets(opened.state.form)[0]
     check_target(opened.state, row)
     path = out or Path(f"{opened.name}{row.ending}")
     base = opened.base

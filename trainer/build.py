@@ -137,7 +137,10 @@ def _examples_of(one: ImageSetConfig, data: DataConfig) -> tuple[Example, ...]:
             "Set data.folder to a folder with pictures.",
         )
     if report.problems:
-        raise BadSetError(f"The pictures in {one.folder} cannot be trained. {report.problems[0]}.", "")
+        raise BadSetError(
+            f"The pictures in {one.folder} cannot be trained: {report.problems[0].removesuffix('.')}.",
+            "Correct that; dora-studio plan tells of everything that is wrong with every set.",
+        )
     return make_examples(report)
 
 

@@ -26,7 +26,7 @@ from dora_core.atomic import atomic_write, replace
 from dora_core.errors import FileFormatError
 from dora_core.families import neutral_name
 from dora_core.header import read_header
-from dora_core.state import AdapterState, LayerWeights
+from dora_core.state import AdapterState, FullWeights, Layer, LayerWeights
 from dora_core.tensorfile import write_tensors
 from trainer.config_errors import SETTINGS
 from trainer.disk import require_free
@@ -145,7 +145,7 @@ def load_weights(adapters: Mapping[str, Adapter], state: AdapterState) -> None:
         for path, layer in adapter.layers.items():
             saved = state.layers[neutral_name(part, path)]
             for own, parameter in layer.own_parameters().items():
-                parameter.copy_(getattr(saved, own))
+                parameter.copy_(saved.tensors[own])
         adapter.refresh_norms()
 
 
@@ -164,17 +164,14 @@ def check_identity(saved: Mapping[str, object], wanted: Mapping[str, object]) ->
 
 def write_state(path: Path, state: AdapterState) -> str:
     """All numbers of a state as they are; returns the file's SHA-256. FileFormatError where one is not finite."""
-    tensors: dict[str, Tensor] = {}
-    for name, layer in state.layers.items():
-        tensors |= {f"{name}.down": layer.down, f"{name}.up": layer.up}
-        if layer.magnitude is not None:
-            tensors[f"{name}.magnitude"] = layer.magnitude
+    layers = state.layers.items()
+    tensors = {f"{name}.{part}": tensor for name, layer in layers for part, tensor in layer.tensors.items()}
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise FileFormatError(
             f"{len(broken)} tensors of the adapter hold values that are no numbers, first {broken[0]}"
         )
-    alphas = {name: layer.alpha for name, layer in sorted(state.layers.items())}
+    alphas = {name: layer.alpha for name, layer in sorted(state.factors.items())}
     metadata = {"dora_studio.state": "1", "norm_axis": state.norm_axis or "", "alphas": json.dumps(alphas)}
     return write_tensors(path, tensors, metadata).sha256
 
@@ -183,10 +180,12 @@ def read_state(path: Path) -> AdapterState:
     """What `write_state` wrote: the adapter of a checkpoint."""
     metadata = read_header(path).metadata
     tensors = load_file(path)
-    layers = {
+    layers: dict[str, Layer] = {
         name: LayerWeights(tensors[f"{name}.down"], tensors[f"{name}.up"], alpha, tensors.get(f"{name}.magnitude"))
         for name, alpha in json.loads(metadata["alphas"]).items()
     }
+    ending = ".difference"
+    layers |= {key.removesuffix(ending): FullWeights(t) for key, t in tensors.items() if key.endswith(ending)}
     axis = metadata["norm_axis"]
     return AdapterState(layers, "input" if axis == "input" else "output" if axis == "output" else None)
 

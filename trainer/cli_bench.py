@@ -18,8 +18,10 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def bench(
     what: Annotated[
-        Literal["layers", "unet", "memory"],
-        typer.Argument(help="Single layers and what bfloat16 leaves of a gain; whole training steps; bytes."),
+        Literal["layers", "unet", "memory", "quality"],
+        typer.Argument(
+            help="Single layers and what bfloat16 leaves of a gain; whole training steps; bytes; what is learned."
+        ),
     ],
     gpu: Annotated[bool, typer.Option("--gpu", help="On the CUDA device, in the sizes of SD1.5 and SDXL.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few rounds on something small: to see it work.")] = False,
@@ -33,11 +35,14 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Write JSON to this file, and Markdown beside it.")] = None,
 ) -> None:
     """Measure LoRA and DoRA of ours, PEFT and LyCORIS in turns, and print Markdown tables."""
-    _check_installed()
+    if what != "quality":
+        _check_installed()
     with told():
         from trainer.bench.report import Report, machine  # noqa: PLC0415 - loads torch, which --help does not need
         from trainer.bench.suite import BENCHES, Options  # noqa: PLC0415
+        from trainer.quiet import quiet_libraries  # noqa: PLC0415
 
+        quiet_libraries()
         options = Options.choose(is_gpu=gpu, is_quick=quick, with_compiled=compiled, rounds=rounds, threads=threads)
         report = Report(f"dora-studio {shlex.join(sys.argv[1:])}", machine(options.device), ())
         typer.echo(report.markdown())

@@ -115,7 +115,8 @@ def _trained(found: Plan) -> str:
     scale = (adapter.alpha or adapter.rank) / adapter.rank
     parts = ", ".join(f"{count:,} parameters in {part}" for part, count in found.trainable.items())
     kind = "lora, and dora, which these are of" if found.config.train.twin else adapter.kind
-    return f"{parts}; {kind}, rank {adapter.rank}, alpha/rank {scale:g}" if parts else ""
+    size = "" if kind == "full" else f", rank {adapter.rank}, alpha/rank {scale:g}"
+    return f"{parts}; {kind}{size}" if parts else ""
 
 
 def _memory(found: Plan) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dora_core.families import TargetSet
-from dora_core.spec import Kind, NormAxis, NormGradient
+from dora_core.spec import Form, Kind, NormAxis, NormGradient
 from trainer.optimizers import OPTIMIZERS, Betas, OptimizerKind, OptimizerRow
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -61,7 +61,9 @@ class ModelConfig(Section):
 
 class AdapterConfig(Section):
     kind: Kind = Field(
-        default="dora", title="Kind", description="dora: LoRA with a magnitude of its own; lora: without."
+        default="dora",
+        title="Kind",
+        description="dora: LoRA with a magnitude of its own; lora: without; full: the layers' weights themselves.",
     )
     norm_axis: NormAxis = Field(
         default="input",
@@ -104,6 +106,11 @@ class AdapterConfig(Section):
     text_encoder: bool = Field(
         default=False, title="Train the text encoder", description="Adapt the text encoder (both of SDXL) as well."
     )
+
+    @property
+    def form(self) -> Form:
+        """What the adapter will be to a file."""
+        return self.norm_axis if self.kind == "dora" else "full" if self.kind == "full" else None
 
 
 class OptimConfig(Section):

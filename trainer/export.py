@@ -18,8 +18,9 @@ from dora_core.files import write_adapter
 from dora_core.formats import Precision
 from dora_core.header import read_header
 from dora_core.metadata import OWN_PREFIX, About
-from dora_core.parity import check_parity, intended_by_state, moved, read_stored
+from dora_core.parity import check_parity, intended_by_state, read_stored
 from dora_core.parity_report import ParityReport
+from dora_core.spec import Form
 from dora_core.state import AdapterState
 from dora_core.tensorfile import write_tensors
 from trainer.export_targets import TARGETS, ExportTarget
@@ -69,7 +70,7 @@ def export_adapter(
     """
     path = Path(path)
     check_target(state, target)
-    state = AdapterState({n: moved(x, torch.device("cpu")) for n, x in state.layers.items()}, state.norm_axis)
+    state = AdapterState({name: x.to(torch.device("cpu")) for name, x in state.layers.items()}, state.norm_axis)
 
     def drafted(folder: Path, precision: Precision) -> _Draft:
         draft = folder / precision / path.name
@@ -99,14 +100,12 @@ class _Draft:
 
 def check_target(state: AdapterState, target: ExportTarget) -> None:
     """Raises WrongTargetError where `target` cannot hold an adapter of this kind; it names the targets that can."""
-    if state.norm_axis in target.axes:
+    form = state.form
+    if form in target.forms:
         return
-    kind = "plain LoRA" if state.norm_axis is None else f"DoRA on the {state.norm_axis} axis"
-    others = [
-        f"{other.name} for {other.renders_in(state.norm_axis)}"
-        for other in TARGETS.values()
-        if state.norm_axis in other.axes
-    ]
+    kinds: dict[Form, str] = {None: "plain LoRA", "full": "full difference"}
+    kind = kinds.get(form, f"DoRA on the {form} axis")
+    others = [f"{other.name} for {other.renders_in(form)}" for other in TARGETS.values() if form in other.forms]
     raise WrongTargetError(
         f"The target {target.name} cannot hold a {kind}.", f"Choose one of these: {'; '.join(others)}."
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dora_core.layouts import NAME_ENDINGS, Layout
 from dora_core.rendering import rendering
-from dora_core.spec import NormAxis
+from dora_core.spec import Form
 
 TargetName = Literal["comfyui", "comfyui-compensated", "lycoris", "diffusers", "diff", "merged"]  # the last: a folder
 
@@ -20,21 +20,22 @@ class ExportTarget:
     name: TargetName
     layout: Layout
     consumer: str  # key in dora_core.consumers
-    axes: frozenset[NormAxis | None]  # None: LoRA
+    forms: frozenset[Form]  # of adapters that it can hold
 
     @property
     def ending(self) -> str:
         return NAME_ENDINGS[self.layout]
 
-    def renders_in(self, axis: NormAxis | None) -> str:
+    def renders_in(self, form: Form) -> str:
         """Where the file of such an adapter renders as trained, in words."""
-        where = rendering(self.layout, axis)
+        where = rendering(self.layout, form)
         return f"{'; '.join(where.exact)} ({where.condition})"
 
 
-_LORA: frozenset[NormAxis | None] = frozenset({None})
-_OUTPUT: frozenset[NormAxis | None] = frozenset({"output"})
-_INPUT: frozenset[NormAxis | None] = frozenset({"input"})
+_LORA: frozenset[Form] = frozenset({None})
+_OUTPUT: frozenset[Form] = frozenset({"output"})
+_INPUT: frozenset[Form] = frozenset({"input"})
+_FULL: frozenset[Form] = frozenset({"full"})
 
 TARGETS: Mapping[str, ExportTarget] = {
     target.name: target
@@ -43,17 +44,18 @@ TARGETS: Mapping[str, ExportTarget] = {
         ExportTarget("comfyui-compensated", "kohya-compensated", "comfyui", _OUTPUT),
         ExportTarget("lycoris", "kohya", "lycoris", _LORA | _INPUT | _OUTPUT),
         ExportTarget("diffusers", "peft", "diffusers", _LORA | _OUTPUT),
-        ExportTarget("diff", "diff", "comfyui", _LORA | _INPUT | _OUTPUT),
+        ExportTarget("diff", "diff", "comfyui", _LORA | _INPUT | _OUTPUT | _FULL),
     )
 }
 
 # What a finished run is exported for. The first file is the one that it is compared by.
-FINISHING: Mapping[NormAxis | None, tuple[TargetName, ...]] = {
+FINISHING: Mapping[Form, tuple[TargetName, ...]] = {
     None: ("comfyui",),  # which everything reads
     "input": ("comfyui",),
     "output": ("lycoris", "comfyui-compensated", "diffusers"),  # no one program's file is exact in another
+    "full": ("diff",),
 }
 
 
-def finishing_targets(axis: NormAxis | None) -> Sequence[ExportTarget]:
-    return [TARGETS[name] for name in FINISHING[axis]]
+def finishing_targets(form: Form) -> Sequence[ExportTarget]:
+    return [TARGETS[name] for name in FINISHING[form]]

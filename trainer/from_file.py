@@ -64,9 +64,8 @@ def merged(components: Components, file: Path, strength: float) -> Generator[Non
     before = {name: weights[name].clone() for name in stored.layers}
     try:
         for name, layer in stored.layers.items():
-            update, magnitude = (layer, None) if isinstance(layer, Tensor) else (layer.delta(), layer.magnitude)
             weight = before[name].float().cpu()
-            weights[name].copy_(rendered_weight(consumer, weight, update.float(), magnitude, strength))
+            weights[name].copy_(rendered_weight(consumer, weight, layer.delta().float(), layer.magnitude, strength))
         yield
     finally:
         for name, weight in before.items():

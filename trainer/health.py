@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dora_core.adapter import Adapter
-from dora_core.layers import DoraLayer, LoraLayer
+from dora_core.layers import AdaptedLayer, DoraLayer, FullLayer, LoraLayer
 
 
 @torch.no_grad()
 def update_norms(adapters: Mapping[str, Adapter]) -> dict[str, float]:
-    """Norm of all low-rank updates of a block together; a block is ``unet.down_blocks.1``, or a whole text encoder."""
+    """Norm of all updates D of a block together; a block is ``unet.down_blocks.1``, or a whole text encoder."""
     squares: defaultdict[str, list[Tensor]] = defaultdict(list)
     for part, adapter in adapters.items():
         for name, layer in adapter.layers.items():
@@ -22,8 +22,11 @@ def update_norms(adapters: Mapping[str, Adapter]) -> dict[str, float]:
     return {block: float(torch.stack(values).sum().sqrt()) for block, values in squares.items()}
 
 
-def squared_update(layer: LoraLayer) -> Tensor:
-    """norm(s B A)^2 = s^2 sum((B^T B) * (A A^T)), without the product itself."""
+def squared_update(layer: AdaptedLayer) -> Tensor:
+    """norm(D)^2; of factors norm(s B A)^2 = s^2 sum((B^T B) * (A A^T)), without the product itself."""
+    if isinstance(layer, FullLayer):
+        return layer.difference.square().sum()
+    assert isinstance(layer, LoraLayer)
     down, up = layer.down.flatten(1), layer.up.flatten(1)
     return layer.scale**2 * ((up.T @ up) * (down @ down.T)).sum()
 

@@ -1,4 +1,4 @@
-"""Which of two pictures a third is nearer to: how the demo tells whether a style has been learned."""
+"""How near pictures come to the true ones of either style: how demo and bench tell whether a style was learned."""
 
 from __future__ import annotations
 
@@ -40,10 +40,43 @@ def read_held_out(folder: Path) -> list[HeldOut]:
 Seen = Callable[[Image.Image], Tensor]
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """Euclidean distances of what is `seen` of one drawn picture and of its two true ones."""
+
+    to_flat: float
+    to_solid: float
+    between: float  # the two true ones
+
+    @property
+    def is_nearer(self) -> bool:
+        return self.to_solid < self.to_flat
+
+    @property
+    def closeness(self) -> float:
+        """1: the 3D picture itself. 0: as far from it as the flat one is. Below: farther."""
+        return 1 - self.to_solid / self.between
+
+    @property
+    def lean(self) -> float:
+        """1: the 3D picture itself. -1: the flat one. 0: as far from one as from the other, however far that is."""
+        return (self.to_flat - self.to_solid) / self.between
+
+
+def likeness(drawn: Sequence[Image.Image], truths: Sequence[HeldOut], seen: Seen) -> list[Likeness]:
+    return [
+        Likeness(
+            _distance(seen, picture, truth.flat),
+            _distance(seen, picture, truth.solid),
+            _distance(seen, truth.flat, truth.solid),
+        )
+        for picture, truth in zip(drawn, truths, strict=True)
+    ]
+
+
 def nearer_to_solid(drawn: Sequence[Image.Image], truths: Sequence[HeldOut], seen: Seen) -> float:
-    """The share of the drawn pictures whose `seen` is nearer to that of their 3D truth than to that of the flat one."""
-    pairs = zip(drawn, truths, strict=True)
-    return sum(_distance(seen, p, t.solid) < _distance(seen, p, t.flat) for p, t in pairs) / len(drawn)
+    """The share of the drawn pictures that are nearer to their 3D truth than to the flat one."""
+    return sum(one.is_nearer for one in likeness(drawn, truths, seen)) / len(drawn)
 
 
 def coarse(components: Components, side_px: int = COARSE_PX) -> Seen:
@@ -70,4 +103,4 @@ def _pixels(components: Components, picture: Image.Image, side_px: int) -> Tenso
 
 
 def _distance(seen: Seen, one: Image.Image, other: Image.Image) -> float:
-    return float((seen(one) - seen(other)).square().sum())
+    return float((seen(one) - seen(other)).norm())

@@ -51,6 +51,7 @@ def smaller_settings(config: RunConfig) -> list[str]:
         "set train.precision to bf16 (it is fp32)": train.precision == "fp32",
         f"set data.resolution_px to {SMALL_PX} (it is {side})": side > SMALL_PX,
         "set adapter.text_encoder to false (it is true)": config.adapter.text_encoder,
-        f"set adapter.rank to {SMALL_RANK} (it is {rank})": rank > SMALL_RANK,
+        "set adapter.kind to dora (it is full)": config.adapter.kind == "full",
+        f"set adapter.rank to {SMALL_RANK} (it is {rank})": rank > SMALL_RANK and config.adapter.kind != "full",
     }
     return [change for change, helps in changes.items() if helps]

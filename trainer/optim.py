@@ -72,7 +72,7 @@ def build_average(adapters: Mapping[str, Adapter], optimizer: Optimizer, config:
 
 
 def build_optimizer(adapters: Mapping[str, Adapter], rates: RatePlan, config: OptimConfig) -> Optimizer:
-    """Over all parts, with a group each for down, up and magnitude, which has no weight decay."""
+    """Over all parts, with a group for each kind of parameter; magnitudes have no weight decay."""
     groups = [
         {**group, "name": f"{part}.{group['name']}", "part": part, "peak": group["lr"]}
         for part, adapter in adapters.items()
@@ -101,7 +101,7 @@ def _make(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def named_parameters(adapters: Mapping[str, Adapter]) -> dict[str, nn.Parameter]:
-    """``<part>.<module path>.<down|up|magnitude>`` -> parameter."""
+    """``<part>.<module path>.<down|up|magnitude|difference>`` -> parameter."""
     return {
         f"{part}.{name}.{own}": parameter
         for part, adapter in adapters.items()
@@ -114,7 +114,7 @@ def describe_groups(adapters: Mapping[str, Adapter], optimizer: Optimizer) -> st
     """One line per group: part, tensors, parameters, peak rate, rank and alpha / rank; printed when training starts."""
     lines = [f"{'group':26}{'tensors':>8}{'parameters':>14}{'peak rate':>12}{'decay':>8}{'rank':>8}{'alpha/rank':>12}"]
     for group in optimizer.param_groups:
-        layers = adapters[group["part"]].layers.values()
+        layers = adapters[group["part"]].low_rank.values()
         count = sum(parameter.numel() for parameter in group["params"])
         lines.append(
             f"{group['name']:26}{len(group['params']):>8}{count:>14,}{group['peak']:>12.3g}{group['weight_decay']:>8.3g}"
@@ -124,5 +124,7 @@ def describe_groups(adapters: Mapping[str, Adapter], optimizer: Optimizer) -> st
 
 
 def _span(values: list[float]) -> str:
+    if not values:
+        return "full"
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g}-{high:g}"

@@ -133,6 +133,7 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
         *_set_notices(datasets, 77 if base is None else base.tokens),
         *_base_notices(config, base),
         *_prior_notices(config),
+        *_full_notices(config),
         *_schedule_notices(config),
         *_machine_notices(config, machine, memory),
     ]
@@ -247,7 +248,7 @@ def _disk(
     is_kept = config.data.cache == "disk"
     latent_values = sum(bucket.width * bucket.height // 64 * 4 for bucket in shown) if is_kept else 0
     checkpoint = sum(checkpoints)
-    files = [len(FINISHING[run.adapter.norm_axis if run.adapter.kind == "dora" else None]) for run in runs]
+    files = [len(FINISHING[run.adapter.form]) for run in runs]
     exported = sum(count * each * FLOAT32 for count, each in zip(files, trained, strict=True))
     is_fetched = base is None or base.path is not None
     class_pictures = config.data.prior.count if config.data.prior else 0
@@ -299,6 +300,28 @@ def _prior_notices(config: RunConfig) -> list[str]:
         return []
     there = len(picture_files(prior.folder))
     return [f"{there} of {prior.count} class pictures are there; missing ones are drawn first"]
+
+
+# Settings that say nothing to a full fine-tune, by section.
+NOT_OF_FULL: Mapping[str, tuple[str, ...]] = {
+    "adapter": ("rank", "alpha", "conv_rank", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
+    "optim": ("magnitude_factor", "up_factor"),
+}
+
+
+def _full_notices(config: RunConfig) -> list[str]:
+    """Presets have a rank, so that setting one is no mistake."""
+    if config.adapter.kind != "full":
+        return []
+    passed_over = [
+        f"{section}.{key}"
+        for section, keys in NOT_OF_FULL.items()
+        for key in keys
+        if getattr(getattr(config, section), key) != type(getattr(config, section)).model_fields[key].default
+    ]
+    notices = [f"adapter.kind is full, to which {', '.join(passed_over)} says nothing"] if passed_over else []
+    rate = f"optim.learning_rate is {config.optim.rate:g}, of whole weights, which bear less than factors do"
+    return [*notices, rate]
 
 
 def _schedule_notices(config: RunConfig) -> list[str]:

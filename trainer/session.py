@@ -156,7 +156,7 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
     kind = config.adapter.kind
     stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
     export = partial(export_adapter, state, base.weights, base.modules, about=about)
-    export_all(run, finishing_targets(state.norm_axis), stem, export, report)
+    export_all(run, finishing_targets(state.form), stem, export, report)
     crash_point("export.done")
 
 

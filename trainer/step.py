@@ -44,9 +44,9 @@ class Denoiser:
         alpha_bar = self.schedule.at(timesteps)
         added = noise if draw.perturbation is None else noise + draw.perturbation.to(device)
         noisy = add_noise(latents, added, alpha_bar)  # (batch, c, h/8, w/8)
-        predicted = self._predicted(batch, noisy, timesteps)
+        predicted = self.predict(batch, noisy, timesteps)
         if batch.keeps_base:
-            target = self._base_predicted(batch, noisy, timesteps)
+            target = self.predict_base(batch, noisy, timesteps)
         else:
             target = prediction_target(latents, noise, alpha_bar, self.schedule.prediction)
         squared = squared_error(predicted, target)  # (batch, c, h/8, w/8)
@@ -56,7 +56,8 @@ class Denoiser:
         weighted = diffusion_loss(error, weight * batch.weights.to(device))
         return Loss(weighted, (squared.detach() * pixel_weights).mean(dim=(1, 2, 3)))
 
-    def _predicted(self, batch: Batch, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    def predict(self, batch: Batch, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """What the UNet says of `noisy`, both (batch, c, h/8, w/8), under the batch's captions."""
         parameter = next(self.unet.parameters())
         with self.autocast():
             conditioning = self.text.conditioning(batch.captions).to(parameter.device, parameter.dtype)
@@ -64,12 +65,12 @@ class Denoiser:
             return self.unet(noisy.to(parameter.dtype), timesteps, **arguments).sample
 
     @torch.no_grad()
-    def _base_predicted(self, batch: Batch, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """What UNet and text encoders say without their adapters."""
+    def predict_base(self, batch: Batch, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """The same without any adapter: by the base model's UNet and text encoders. No gradient."""
         with ExitStack() as without:
             for adapter in self.adapters.values():
                 without.enter_context(adapter.disabled())
-            return self._predicted(batch, noisy, timesteps)
+            return self.predict(batch, noisy, timesteps)
 
 
 @dataclass(frozen=True)

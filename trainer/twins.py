@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from pathlib import Path
-from typing import get_args
 
 from dora_core.spec import Kind
 from trainer.config import RunConfig
@@ -13,6 +12,7 @@ from trainer.config_io import dump_config
 from trainer.run_dir import RunDir
 
 PAIR_FILE = "pair.json"
+TWINS: tuple[Kind, ...] = ("lora", "dora")
 
 
 def create_runs(config: RunConfig, root: Path) -> list[RunDir]:
@@ -30,7 +30,7 @@ def create_runs(config: RunConfig, root: Path) -> list[RunDir]:
 
 def configs_of(config: RunConfig) -> list[RunConfig]:
     """The config of each run that `create_runs` makes of this one."""
-    return [twin_config(config, kind) for kind in get_args(Kind)] if config.train.twin else [config]
+    return [twin_config(config, kind) for kind in TWINS] if config.train.twin else [config]
 
 
 def twin_config(config: RunConfig, kind: Kind) -> RunConfig:

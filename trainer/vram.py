@@ -97,7 +97,7 @@ def parts_below_rank(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     below: dict[str, int] = {}
     for part, spec in adapter_specs(config.adapter, facts.family).items():
         shapes = _targets(facts, part, spec)
-        if shapes and all(_rank(shape, spec) > _full_rank(shape) for shape in shapes):
+        if spec.kind != "full" and shapes and all(_rank(shape, spec) > _full_rank(shape) for shape in shapes):
             below[part] = max(map(_full_rank, shapes))
     return below
 
@@ -145,7 +145,9 @@ def _layer_parameters(shape: Shape, spec: AdapterSpec) -> int:
 
 
 def _own_shapes(shape: Shape, spec: AdapterSpec) -> list[Shape]:
-    """Of down, up and DoRA's magnitude."""
+    """Of down, up and DoRA's magnitude, or of the full difference."""
+    if spec.kind == "full":
+        return [shape]
     rank, ones = min(_rank(shape, spec), _full_rank(shape)), (1,) * (len(shape) - 2)
     magnitude = (shape[0], 1) if spec.norm_axis == "output" else (1, shape[1])
     factors: list[Shape] = [(rank, *shape[1:]), (shape[0], rank, *ones)]

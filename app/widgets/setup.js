@@ -120,7 +120,7 @@ const build = () => {
   const axis = { ...named('adapter.norm_axis', 'Normalisation'), help: '' };
   part('.top').append(
     setting(named('model.base'), 'half'),
-    segments({ ...named('adapter.kind', 'Adapter'), help: '' }, [['lora', 'LoRA'], ['dora', 'DoRA'], ['both', 'Both']], ['adapter.kind', 'train.twin'], choosesKind, kind),
+    segments({ ...named('adapter.kind', 'Adapter'), help: '' }, [['lora', 'LoRA'], ['dora', 'DoRA'], ['both', 'Both'], ['full', 'Full']], ['adapter.kind', 'train.twin'], choosesKind, kind),
     setting(named('name')),
     setting(named('adapter.rank'), 'narrow'),
     setting(named('adapter.alpha'), 'narrow'),
@@ -195,10 +195,13 @@ const hints = () => {
   rows.get('adapter.alpha').control.placeholder = 'as rank';
   rows.get('model.base').help.textContent = data.base;
   fresh(part('#setup-bases'), data.bases, () => data.bases.map((value) => make('option', { value })));
+  if (kind() === 'full') rows.get('adapter.alpha').help.textContent = '';
+  for (const key of ['adapter.rank', 'adapter.alpha']) rows.get(key).control.disabled = kind() === 'full';
   const axis = rows.get('adapter.norm_axis');
-  for (const input of axis.inputs) input.disabled = kind() === 'lora';
-  axis.help.textContent = kind() === 'lora' ? 'Of DoRA only: LoRA renders exactly everywhere.' : data.axes[shown('adapter.norm_axis')] ?? '';
-  rows.get('adapter.kind').help.textContent = { lora: 'A low-rank update.', dora: 'LoRA with a magnitude of its own.', both: 'Twin runs that differ in nothing else.' }[kind()] ?? '';
+  for (const input of axis.inputs) input.disabled = ['lora', 'full'].includes(kind());
+  const ofDora = { lora: 'Of DoRA only: LoRA renders exactly everywhere.', full: 'Of DoRA only.' }[kind()];
+  axis.help.textContent = ofDora ?? data.axes[shown('adapter.norm_axis')] ?? '';
+  rows.get('adapter.kind').help.textContent = { lora: 'A low-rank update.', dora: 'LoRA with a magnitude of its own.', both: 'Twin runs that differ in nothing else.', full: 'The weights themselves: a file as large as they are.' }[kind()] ?? '';
   const { plan } = data;
   rows.get('train.steps').help.textContent = plan ? `${plan.passes} passes over ${plan.pictures} pictures${plan.time ? `, about ${plan.time}` : ''}` : '';
 };

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import setup_form
@@ -65,6 +65,11 @@ OTHERS: dict[str, object] = {  # of each kind of setting a value that is not its
     "model.zero_terminal_snr": False,
     "data.folder": "/a folder/with = signs",
     "data.prior": {"class_prompt": "a dog", "count": 7, "weight": 0.25, "folder": "/class"},
+    "data.mask": {"source": "alpha", "unmasked_weight": 0.5},
+    "data.more": (
+        {"folder": "/a b", "repeats": 2, "weight": 0.5, "trigger": 'x, "y"'},
+        {"folder": "/c", "role": "prior-prediction", "mask": {"source": "/masks", "unmasked_weight": 0.25}},
+    ),
     "adapter.alpha": 1e-05,
     "adapter.include": ("[ab]*.to_q", "*.to_k"),
     "adapter.exclude": ("[ab]",),
@@ -94,12 +99,22 @@ def from_texts(texts: dict[str, str]) -> RunConfig:
     return config_from({}, overrides(texts, texts_of({})))
 
 
+def test_further_sets_are_typed_one_a_line_and_shown_so_again() -> None:
+    typed = '{folder = "/b", repeats = 2}\n\n{folder = "/c", mask = {source = "alpha"}},\n'
+    config = config_from(NESTED, [override("data.more", typed)])
+    assert [(one.folder.name, one.repeats) for one in config.data.more] == [("b", 2), ("c", 1)]
+    shown = texts_of_config(config)["data.more"]
+    assert shown.splitlines()[0] == '{folder = "/b", repeats = 2}'
+    assert config_from(NESTED, [override("data.more", shown)]) == config
+
+
 @pytest.mark.parametrize("preset", [path.stem for path in sorted(SHIPPED.glob("*.toml"))])
 def test_a_preset_shown_in_the_form_is_the_preset(preset: str) -> None:
     config = load_config(preset, ["data.folder=/pictures"])
     assert from_texts(texts_of_config(config)) == config
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_taken_as_text(text: str) -> None:
     typed = cleaned("data.instance_prompt", text)
@@ -107,6 +122,7 @@ def test_any_text_is_taken_as_text(text: str) -> None:
     assert config.data.instance_prompt == typed.strip()
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=4))
 def test_any_list_of_texts_comes_back(prompts: list[str]) -> None:
     setting = SETTINGS["sample.prompts"]
@@ -115,6 +131,7 @@ def test_any_list_of_texts_comes_back(prompts: list[str]) -> None:
     assert config.sample.prompts == wanted
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(SETTINGS)), st.text(max_size=200))
 def test_whatever_is_typed_is_taken_or_refused_in_words(key: str, text: str) -> None:
     with suppress(ConfigError):
@@ -130,6 +147,7 @@ def test_whatever_is_typed_is_taken_or_refused_in_words(key: str, text: str) -> 
         ("optim.learning_rate", "nan", "optim.learning_rate is nan: give a number above 0 and at most 10"),
         ("adapter.rank", "4096", "adapter.rank is 4096: give a whole number from 1 to 1024"),
         ("data.background", "red", "data.background is 'red': give a colour such as #ffffff"),
+        ("data.more", "{folder = '/b', repeat = 2}", "data.more, entry 1: repeat is no setting: did you mean repeats?"),
     ],
 )
 def test_a_wrong_value_is_kept_and_told_in_the_words_of_the_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -25,6 +26,10 @@ def test_a_refresh_comes_back_to_the_place_that_was_shown(server: Server, open_p
     page.wait_for_url("**place=compare*")
     page.reload()
     expect(page.get_by_role("tab", name="4 Compare")).to_have_attribute("aria-selected", "true")
+
+
+def test_no_tab_holds_a_connection_of_which_a_browser_has_six(server: Server) -> None:
+    assert httpx.get(f"{server.url}/config").json()["connect_heartbeat"] is False
 
 
 def test_light_and_dark_are_switched_and_remembered(server: Server, open_page: OpenPage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Generator
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from gradio_client import Client, handle_file
 
 from app.gate import COOKIE, POLICY, WRONG_TOKEN_SECONDS, Access
 from app.server import listening
+from tests.app import pictures
 from tests.app.conftest import OpenPage, Server, running
 
+README = Path(__file__).parent.parent.parent / "app" / "README.md"
 TOKEN = "a-token-of-some-length"
 
 
@@ -92,6 +96,9 @@ def test_what_gradio_would_hand_out_is_not_there(server: Server, path: str) -> N
 def test_with_a_token_nothing_is_answered_without_it(open_server: Server) -> None:
     for path in ("/", "/config", "/media/runs/x.png", "/gradio_api/info"):
         assert httpx.get(open_server.url + path).status_code == 401
+    assert httpx.get(f"{open_server.url}/manifest.json").json() == {
+        "name": "DoRA Studio"
+    }  # browsers have no cookie there
 
 
 def test_the_link_with_the_token_sets_a_cookie_and_leaves_the_address(open_server: Server) -> None:
@@ -106,6 +113,20 @@ def test_the_link_with_the_token_sets_a_cookie_and_leaves_the_address(open_serve
 
 def test_a_program_sends_the_token_in_a_header(open_server: Server) -> None:
     assert httpx.get(open_server.url, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_the_readmes_client_works_behind_the_token_and_sends_files(open_server: Server, tmp_path: Path) -> None:
+    (picture := tmp_path / "cat.png").write_bytes(pictures.picture())
+    (headers,) = re.findall(r"headers=(\{.*?\})", README.read_text(encoding="utf-8"))
+    studio = Client(
+        open_server.url,
+        headers=json.loads(headers.replace("TOKEN", TOKEN)),
+        verbose=False,
+        download_files=str(tmp_path),
+    )
+    made = studio.predict("cats", [handle_file(picture)], "a sks cat", api_name="/create_set")
+    studio.close()
+    assert made["pictures"] == 1
 
 
 def test_a_wrong_token_costs_time(open_server: Server) -> None:

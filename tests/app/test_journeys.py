@@ -19,7 +19,7 @@ from trainer.run_dir import RunDir
 pytestmark = pytest.mark.browser
 TRAINING_MS = 300_000  # two processes that load torch and the starter, on a busy machine
 DRAWING_MS = 150_000
-TABS = 6
+TABS = 6  # of one browser, which has six connections to a server
 # Of what is seen in a place: whatever can be used, and has no name that a screen reader could say.
 UNNAMED = """place => [...document.querySelectorAll(`#place-${place} :is(button, input, select, textarea, a, summary)`)]
   .filter((each) => each.checkVisibility() && each.type !== 'hidden')

@@ -132,7 +132,7 @@ def test_a_restart_of_the_server_keeps_the_draft_and_the_page_goes_on(
         field(page, "Alpha").fill("15.5")  # while it is down
         expect(page.locator("#setup .state")).to_contain_text("not saved")
         server.start()
-        expect(page.locator("#setup")).to_contain_text("alpha / rank = 0.5", timeout=20_000)
+        expect(page.locator("#setup")).to_contain_text("alpha / rank = 0.5")
         again = at_setup(open_page, server)
         expect(field(again, "Rank")).to_have_value("31")
         expect(field(again, "Alpha")).to_have_value("15.5")

@@ -35,7 +35,7 @@ def queued(home: Home) -> RunDir:
                 "adapter": {"rank": 2},
                 "train": {"steps": STEPS, "batch_size": 1, "validation_every_steps": 0},
                 "sample": {"prompts": ["a worm, 3d style"], "steps": 2, "every_steps": 150},
-                "save": {"every_steps": 5},
+                "save": {"every_steps": 10},
             }
         )
     )
@@ -74,7 +74,14 @@ def test_a_run_is_followed_through_refresh_dead_server_and_dead_trainer(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     watch.expected += ["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", "ERR_EMPTY_RESPONSE", "ERR_CONNECTION_RESET"]
-    watch.expected += ["Failed to fetch", "AbortError", "NetworkError", "network error", "404 (Not Found)"]
+    watch.expected += [
+        "Connection errored out",
+        "Failed to fetch",
+        "AbortError",
+        "NetworkError",
+        "network error",
+        "404 (Not Found)",
+    ]
     with running(tmp_path / "home") as server:
         run = queued(Home(server.home))
         page = open_page(server.url)
@@ -87,7 +94,7 @@ def test_a_run_is_followed_through_refresh_dead_server_and_dead_trainer(
 
         goes_on_after_the_server_died(server, page, second)
 
-        await_saved(run, 5)
+        await_saved(run, 10)
         kill_trainer(run)
         for one in (page, second):
             expect(one.locator("#run-card .pill")).to_have_text("interrupted", timeout=TRUTH_MS)

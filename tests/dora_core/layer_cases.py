@@ -35,7 +35,7 @@ def one_layer(module: nn.Module, spec: AdapterSpec, *, moved: bool = True) -> tu
     """The module alone in a model, adapted; `moved`: away from the start, with gains between about 0.4 and 1.6."""
     model = nn.Sequential(module)
     adapter = inject(model, spec)
-    layer = adapter.layers["0"]
+    layer = adapter.low_rank["0"]
     if moved:
         move(layer)
     return model, adapter, layer

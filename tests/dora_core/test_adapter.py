@@ -34,7 +34,7 @@ def image(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def moved(spec: AdapterSpec, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Adapter]:
     model, adapter = make(spec, seed, dtype)
-    for layer in adapter.layers.values():
+    for layer in adapter.low_rank.values():
         move(layer)
     return model, adapter
 
@@ -61,7 +61,7 @@ def test_lora_has_no_magnitude_group() -> None:
 @pytest.mark.parametrize("axis", ["output", "input"])
 def test_the_magnitude_learns_and_does_not_decay(axis: str) -> None:
     model, adapter = make(SPECS[axis])
-    layer = adapter.layers["3"]
+    layer = adapter.low_rank["3"]
     assert isinstance(layer, DoraLayer)
     start = layer.magnitude.detach().clone()
     optimizer = torch.optim.AdamW(adapter.parameter_groups(1e-2, weight_decay=10.0))
@@ -91,18 +91,18 @@ def test_a_state_loaded_elsewhere_computes_the_same_to_the_bit(spec: AdapterSpec
     receiver.load(state)
     assert torch.equal(other(image()), model(image()))
     assert state.norm_axis == (None if spec.kind == "lora" else spec.norm_axis)
-    assert [layer.alpha for layer in state.layers.values()] == [6.0, 6.0]
+    assert [layer.alpha for layer in state.factors.values()] == [6.0, 6.0]
 
 
 def test_the_state_is_a_copy_with_the_effective_alpha() -> None:
     _, adapter = moved(AdapterSpec(rank=4, alpha=2, rank_stabilised=True))
     state = adapter.state()
-    before = state.layers["3"].down.clone()
+    before = state.factors["3"].down.clone()
     with torch.no_grad():
-        adapter.layers["3"].down.zero_()
-    assert torch.equal(state.layers["3"].down, before)
-    assert state.layers["3"].scale == pytest.approx(2 / 4**0.5)
-    assert not state.layers["3"].down.requires_grad
+        adapter.low_rank["3"].down.zero_()
+    assert torch.equal(state.factors["3"].down, before)
+    assert state.factors["3"].scale == pytest.approx(2 / 4**0.5)
+    assert not state.factors["3"].down.requires_grad
 
 
 def test_a_state_that_does_not_fit_is_refused_with_three_lists_and_changes_nothing() -> None:
@@ -114,14 +114,14 @@ def test_a_state_that_does_not_fit_is_refused_with_three_lists_and_changes_nothi
     with pytest.raises(FileFormatError) as caught:
         adapter.load(bad)
     assert (caught.value.missing, caught.value.unexpected, caught.value.wrong_shape) == (("0",), ("elsewhere",), ("3",))
-    for name, layer in adapter.state().layers.items():
-        assert torch.equal(layer.down, state.layers[name].down)
+    for name, layer in adapter.state().factors.items():
+        assert torch.equal(layer.down, state.factors[name].down)
 
 
 def test_a_state_of_the_other_axis_is_refused_where_shapes_do_not_tell() -> None:
     model = nn.Sequential(nn.Linear(8, 8))
     adapter = inject(model, AdapterSpec(norm_axis="input", rank=2))
-    weights = adapter.state().layers["0"]
+    weights = adapter.state().factors["0"]
     turned = AdapterState({"0": LayerWeights(weights.down, weights.up, 1.0, weights.magnitude.T)}, "output")  # type: ignore[union-attr]
     with pytest.raises(FileFormatError, match="wrong shape"):
         adapter.load(turned)
@@ -133,7 +133,7 @@ def test_a_state_of_the_other_axis_is_refused_where_shapes_do_not_tell() -> None
 @every_spec
 def test_merged_weights_equal_the_closed_form_and_the_forward_pass(spec: AdapterSpec) -> None:
     model, adapter = moved(spec)
-    for name, layer in adapter.layers.items():
+    for name, layer in adapter.low_rank.items():
         assert error(adapter.merged_weight(name), dense_weight(layer, spec.norm_axis, "detached")) < 1e-6
     output = model(image())
     adapter.merge_into_base()
@@ -201,11 +201,11 @@ def test_casting_the_model_casts_the_base_and_leaves_what_is_learned_in_float32(
     model(image())  # the norms are those of the float32 base now
     before = adapter.state()
     model.to(torch.bfloat16)
-    assert {layer.base.weight.dtype for layer in adapter.layers.values()} == {torch.bfloat16}
-    for name, layer in adapter.state().layers.items():
-        assert torch.equal(layer.down, before.layers[name].down)
+    assert {layer.base.weight.dtype for layer in adapter.low_rank.values()} == {torch.bfloat16}
+    for name, layer in adapter.state().factors.items():
+        assert torch.equal(layer.down, before.factors[name].down)
         assert (layer.magnitude is None) or torch.equal(layer.magnitude, before.layers[name].magnitude)  # type: ignore[arg-type]
-    for layer in adapter.layers.values():
+    for layer in adapter.low_rank.values():
         layer(torch.randn(1, 5, 4, 5).bfloat16() if layer.down.dim() == 4 else torch.randn(3, 20).bfloat16())
         if isinstance(layer, DoraLayer):
             own = 0 if layer.axis == "output" else 1

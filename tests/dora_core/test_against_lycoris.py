@@ -33,7 +33,7 @@ def both(
     )
     ours = nn.Sequential(module)
     adapter = inject(ours, spec)
-    layer = adapter.layers["0"]
+    layer = adapter.low_rank["0"]
     move(layer)
     parameters = [theirs.lora_down.weight, theirs.lora_up.weight]
     if isinstance(layer, DoraLayer):

@@ -22,7 +22,7 @@ def both(module: nn.Module, spec: AdapterSpec) -> tuple[nn.Module, Adapter, nn.M
     theirs: Any = get_peft_model(nn.Sequential(copy.deepcopy(module)), config)
     ours = nn.Sequential(module)
     adapter = inject(ours, spec)
-    layer = adapter.layers["0"]
+    layer = adapter.low_rank["0"]
     move(layer)
     peft_layer: Any = theirs.base_model.model[0]
     parameters = [peft_layer.lora_A["default"].weight, peft_layer.lora_B["default"].weight]

@@ -28,7 +28,7 @@ def block(spec: AdapterSpec, dtype: torch.dtype) -> tuple[nn.Module, Adapter]:
     torch.manual_seed(3)
     model = nn.Sequential(nn.Conv2d(5, 8, 3, padding=1), nn.SiLU(), nn.Flatten(2), nn.Linear(20, 7)).to(dtype)
     adapter = inject(model, spec)
-    for layer in adapter.layers.values():
+    for layer in adapter.low_rank.values():
         move(layer)
     adapter.refresh_norms()
     return model, adapter

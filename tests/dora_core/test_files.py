@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 
 from dora_core.errors import FileFormatError
 from dora_core.families import FAMILIES, ModelModules, shipped_modules
-from dora_core.files import read_adapter, read_differences, write_adapter
+from dora_core.files import read_adapter, write_adapter
 from dora_core.formats import fits_half
 from dora_core.header import read_header
 from dora_core.layouts import NAME_ENDINGS, Layout, inspect_adapter
@@ -72,7 +72,7 @@ def test_every_layer_means_the_same_after_a_round_trip(
     found = weights_in(path, modules, base)
     assert found.keys() == state.layers.keys()
     assert not written.added
-    for name, layer in state.layers.items():
+    for name, layer in state.factors.items():
         expected = dense_weight(base[name], layer, axis)
         assert relative_error(found[name], expected, expected - base[name]) < 1e-6, name
 
@@ -80,12 +80,12 @@ def test_every_layer_means_the_same_after_a_round_trip(
 def weights_in(path: Path, modules: ModelModules, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """W' of every layer, by the rule of the file's own layout."""
     info = inspect_adapter(path)
-    if info.layout == "diff":
-        return {name: base[name].double() + difference for name, difference in read_differences(path, modules).items()}
     state = read_adapter(path, modules).state
+    if info.layout == "diff":
+        return {name: base[name].double() + layer.delta() for name, layer in state.layers.items()}
     if info.layout == "kohya-compensated":
-        return {name: as_comfyui_divides(base[name].double(), layer) for name, layer in state.layers.items()}
-    return {name: dense_weight(base[name], layer, state.norm_axis) for name, layer in state.layers.items()}
+        return {name: as_comfyui_divides(base[name].double(), layer) for name, layer in state.factors.items()}
+    return {name: dense_weight(base[name], layer, state.norm_axis) for name, layer in state.factors.items()}
 
 
 def as_comfyui_divides(weight: torch.Tensor, layer: LayerWeights) -> torch.Tensor:
@@ -107,8 +107,8 @@ def test_the_released_models_layers_are_read_without_being_told_the_model(tmp_pa
     assert found.info.ranks == (1,)
     assert found.state.norm_axis == "input"
     assert found.state.layers.keys() == state.layers.keys()
-    for name, layer in state.layers.items():
-        other = found.state.layers[name]
+    for name, layer in state.factors.items():
+        other = found.state.factors[name]
         assert torch.equal(layer.down, other.down)
         assert torch.equal(layer.up, other.up)
         assert layer.magnitude is not None
@@ -151,7 +151,7 @@ def test_a_kohya_file_has_four_keys_a_layer_with_full_dimensions(tmp_path: Path,
 def test_alpha_is_folded_into_the_factors(tmp_path: Path, layout: Layout, axis: NormAxis | None) -> None:
     """A1111 before 1.10 scaled by alpha / rank after the decomposition, where only a ratio of 1 does no harm."""
     (state, base), path = made(axis, [LINEAR]), path_of(tmp_path, layout)
-    assert state.layers[LINEAR].alpha == RANK / 2
+    assert state.factors[LINEAR].alpha == RANK / 2
     write_adapter(path, state, SD1, layout, base=base)
     alphas = [tensor.item() for key, tensor in load_file(path).items() if key.endswith(".alpha")]
     assert alphas == ([] if layout == "peft" else [RANK])
@@ -173,7 +173,7 @@ def test_half_precision_costs_less_than_a_thousandth_of_the_update(tmp_path: Pat
 )
 def test_factors_that_float16_would_spoil_stay_in_float32(tmp_path: Path, up_factor: float, reason: str) -> None:
     state, _ = made("input", [LINEAR, CONV])
-    spoilt = replace(state.layers[CONV], up=state.layers[CONV].up * up_factor)
+    spoilt = replace(state.factors[CONV], up=state.factors[CONV].up * up_factor)
     state = AdapterState({**state.layers, CONV: spoilt}, "input")
     written = write_adapter(tmp_path / "a.safetensors", state, SD1)
     assert written.full_precision == ("lora_unet_down_blocks_1_resnets_0_conv1.lora_up.weight",), reason
@@ -191,7 +191,7 @@ def test_a_few_values_below_float16s_normal_range_do_not_cost_a_file_its_size() 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_factors_of_any_type_are_written(tmp_path: Path, dtype: torch.dtype) -> None:
-    layer = made(None, [LINEAR])[0].layers[LINEAR]
+    layer = made(None, [LINEAR])[0].factors[LINEAR]
     layer = replace(layer, down=layer.down.to(dtype), up=layer.up.to(dtype))
     write_adapter(tmp_path / "a.safetensors", AdapterState({LINEAR: layer}), SD1, precision="full")
     found = read_adapter(tmp_path / "a.safetensors", SD1).state.layers[LINEAR]
@@ -246,7 +246,7 @@ def test_a_row_without_direction_is_compensated_to_zero(tmp_path: Path) -> None:
     """Where W0 + delta has a row of zeros, W' has it too, and nothing is divided by zero."""
     state, base = made("output", [LINEAR])
     base[LINEAR][0] = 0
-    state.layers[LINEAR].up[0] = 0
+    state.factors[LINEAR].up[0] = 0
     path = path_of(tmp_path, "kohya-compensated")
     write_adapter(path, state, SD1, "kohya-compensated", base=base)
     magnitude = read_adapter(path, SD1).state.layers[LINEAR].magnitude
@@ -284,7 +284,7 @@ def test_a_text_encoders_projections_come_together_and_those_added_do_nothing(
 def test_added_projections_do_not_depend_on_the_order_of_the_others(tmp_path: Path) -> None:
     """They take their rank from one that is there, which has to be the same one whatever comes first."""
     query, key = projections(QUERY)[:2]
-    layers = made(None, [query, key])[0].layers
+    layers = made(None, [query, key])[0].factors
     smaller = LayerWeights(layers[key].down[:2], layers[key].up[:, :2], layers[key].alpha)
     write_adapter(tmp_path / "a.safetensors", AdapterState({query: layers[query], key: smaller}), SD1)
     first = (tmp_path / "a.safetensors").read_bytes()

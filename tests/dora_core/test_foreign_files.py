@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dora_core.errors import FileFormatError
 from dora_core.families import ModelModules, shipped_modules
-from dora_core.files import read_adapter, read_differences
+from dora_core.files import read_adapter
 from dora_core.keymap import kohya_map, module_paths
 from dora_core.layouts import inspect_adapter
 from dora_core.spec import NormAxis
@@ -37,10 +37,10 @@ SD1, SD2, SDXL = (small_modules(family) for family in ("sd1", "sd2", "sdxl"))
 def assert_same_meaning(found: AdapterState, expected: AdapterState, base: Mapping[str, Tensor]) -> None:
     assert found.norm_axis == expected.norm_axis
     assert found.layers.keys() == expected.layers.keys()
-    for name, layer in expected.layers.items():
+    for name, layer in expected.factors.items():
         wanted = dense_weight(base[name], layer, expected.norm_axis)
         error = relative_error(
-            dense_weight(base[name], found.layers[name], found.norm_axis), wanted, wanted - base[name]
+            dense_weight(base[name], found.factors[name], found.norm_axis), wanted, wanted - base[name]
         )
         assert error < 1e-6, name
 
@@ -101,7 +101,7 @@ def test_each_writers_names_are_understood(
     base = random_weights(modules, [name for name in modules.shapes if name.endswith(wanted)])
     state = random_adapter(base, "input")
     tensors: dict[str, Tensor] = {}
-    for name, layer in state.layers.items():
+    for name, layer in state.factors.items():
         parts = {"down": layer.down, "up": layer.up, "alpha": torch.tensor(layer.alpha), "magnitude": layer.magnitude}
         tensors |= {
             f"{naming(modules, name)}.{leaves[part]}": value for part, value in parts.items() if value is not None
@@ -151,7 +151,7 @@ def scramble(module: torch.nn.Module) -> None:
 
 def assert_same_weights(tiny: Tiny, base: Mapping[str, Tensor], state: AdapterState) -> None:
     merged = tiny.weights()
-    for name, layer in state.layers.items():
+    for name, layer in state.factors.items():
         wanted = merged[name]
         assert relative_error(dense_weight(base[name], layer, state.norm_axis), wanted, wanted - base[name]) < 1e-5, (
             name
@@ -232,7 +232,7 @@ def test_a_file_that_diffusers_saved_means_what_peft_merges(tmp_path: Path, opti
 
 def kohya_tensors(modules: ModelModules, axis: NormAxis | None, names: list[str]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for name, layer in random_adapter(random_weights(modules, names), axis).layers.items():
+    for name, layer in random_adapter(random_weights(modules, names), axis).factors.items():
         key = kohya_map(modules).to_file[name]
         tensors |= {f"{key}.lora_down.weight": layer.down, f"{key}.lora_up.weight": layer.up}
         tensors[f"{key}.alpha"] = torch.tensor(layer.alpha)
@@ -253,7 +253,7 @@ def key_of(name: str, leaf: str) -> str:
 def test_without_an_alpha_the_scale_is_one(tmp_path: Path) -> None:
     tensors = kohya_tensors(SD1, None, [LINEAR])
     del tensors[key_of(LINEAR, "alpha")]
-    layer = read_adapter(saved(tmp_path, tensors), SD1).state.layers[LINEAR]
+    layer = read_adapter(saved(tmp_path, tensors), SD1).state.factors[LINEAR]
     assert layer.alpha == layer.rank == RANK
 
 
@@ -397,7 +397,7 @@ def test_what_is_no_lora_or_dora_is_refused_in_a_sentence(
 def test_an_alpha_may_be_a_whole_number(tmp_path: Path) -> None:
     tensors = kohya_tensors(SD1, None, [LINEAR])
     tensors[key_of(LINEAR, "alpha")] = torch.tensor(2)
-    assert read_adapter(saved(tmp_path, tensors), SD1).state.layers[LINEAR].alpha == 2
+    assert read_adapter(saved(tmp_path, tensors), SD1).state.factors[LINEAR].alpha == 2
 
 
 def test_no_damaged_byte_in_the_header_is_more_than_a_clear_error(tmp_path: Path) -> None:
@@ -417,11 +417,10 @@ def test_no_damaged_byte_in_the_header_is_more_than_a_clear_error(tmp_path: Path
 
 def test_factors_and_differences_are_not_taken_for_each_other(tmp_path: Path) -> None:
     difference = saved(tmp_path, {f"{NAME}.diff": torch.ones(SD1.shapes["unet.mid_block.attentions.0.proj_in"])})
-    assert read_differences(difference, SD1)["unet.mid_block.attentions.0.proj_in"].eq(1).all()
-    with pytest.raises(FileFormatError, match="use read_differences"):
-        read_adapter(difference, SD1)
-    with pytest.raises(FileFormatError, match="use read_adapter"):
-        read_differences(saved(tmp_path, kohya_tensors(SD1, None, [LINEAR])), SD1)
+    state = read_adapter(difference, SD1).state
+    assert state.form == "full"
+    assert state.layers["unet.mid_block.attentions.0.proj_in"].delta().eq(1).all()
+    assert read_adapter(saved(tmp_path, kohya_tensors(SD1, None, [LINEAR])), SD1).state.form is None
 
 
 def test_an_adapter_of_unknown_family_asks_for_the_models_modules(tmp_path: Path) -> None:
@@ -438,4 +437,4 @@ def test_a_broken_configuration_is_an_error_of_its_own(tmp_path: Path) -> None:
         read_adapter(saved(tmp_path, tensors, {"lora_adapter_metadata": "{"}), SD1)
     config = json.dumps({"unet.lora_alpha": 12, "unet.r": RANK})
     found = read_adapter(saved(tmp_path, copy.copy(tensors), {"lora_adapter_metadata": config}), SD1)
-    assert found.state.layers[LINEAR].alpha == 12
+    assert found.state.factors[LINEAR].alpha == 12

@@ -116,9 +116,9 @@ def test_the_plan_counts_what_injection_makes(model: Model) -> None:
 def test_a_rank_above_a_layers_own_limit_is_clamped_there_with_its_scale_kept(model: Model) -> None:
     with pytest.warns(UserWarning, match=r"5 ranks are clamped: rank 21 is clamped to 20, the full rank of conv_in; "):
         adapter = inject(model, AdapterSpec(rank=21, alpha=12, rules=(TargetRule("*.to_q", 8),)))
-    assert adapter.layers["blocks.0.to_k"].rank == 20  # (24, 20)
-    assert adapter.layers["blocks.0.to_k"].scale == 12 / 21
-    assert adapter.layers["blocks.0.to_q"].rank == 8
+    assert adapter.low_rank["blocks.0.to_k"].rank == 20  # (24, 20)
+    assert adapter.low_rank["blocks.0.to_k"].scale == 12 / 21
+    assert adapter.low_rank["blocks.0.to_q"].rank == 8
     eject(model)
     with pytest.raises(ValueError, match=r"above what any layer can hold: rank 24 is clamped to 20.*Lower it"):
         inject(model, AdapterSpec(rank=24, include=("*.to_k", "*.to_q")))
@@ -200,7 +200,7 @@ def test_eject_restores_the_very_same_modules_keys_flags_and_outputs(model: Mode
     model.conv_in.weight.requires_grad_(False)
     modules, before, output = dict(model.named_modules()), contents(model), model(image)
     adapter = inject(model, AdapterSpec(rank=4))
-    for layer in adapter.layers.values():
+    for layer in adapter.low_rank.values():
         move(layer)
     assert not torch.equal(model(image), output)
     eject(model)
@@ -221,7 +221,7 @@ def test_names_are_those_of_the_base_model(model: Model) -> None:
 def test_the_start_of_a_layer_depends_on_seed_and_name_and_not_on_its_neighbours() -> None:
     def starts(seed: int, *include: str) -> dict[str, torch.Tensor]:
         adapter = inject(Model(), AdapterSpec(rank=4, include=include), seed=seed)
-        return {name: layer.down for name, layer in adapter.layers.items()}
+        return {name: layer.down for name, layer in adapter.low_rank.items()}
 
     few, many, other = starts(1, "*.to_k"), starts(1, "*"), starts(2, "*.to_k")
     assert all(torch.equal(few[name], many[name]) for name in few)
@@ -233,7 +233,7 @@ def test_the_start_of_a_layer_depends_on_seed_and_name_and_not_on_its_neighbours
 
 def test_the_start_is_the_same_whatever_random_numbers_were_drawn_before() -> None:
     def start() -> torch.Tensor:
-        return inject(Model(), AdapterSpec(rank=4, include=("conv_in",))).layers["conv_in"].down
+        return inject(Model(), AdapterSpec(rank=4, include=("conv_in",))).low_rank["conv_in"].down
 
     first = start()
     torch.rand(7)
@@ -247,9 +247,9 @@ def test_several_models_are_injected_together_under_their_keys(image: torch.Tens
     models = {"unet": Model(), "text_encoder": nn.Sequential(nn.Linear(8, 12))}
     spec = AdapterSpec(rank=4, rules=(TargetRule("text_encoder.*", 2),))
     adapter = inject(nn.ModuleDict(models), spec)
-    assert adapter.layers["text_encoder.0"].rank == 2
+    assert adapter.low_rank["text_encoder.0"].rank == 2
     assert isinstance(models["unet"].conv_in, DoraLayer)
-    assert adapter.layers["unet.conv_in"] is models["unet"].conv_in
+    assert adapter.low_rank["unet.conv_in"] is models["unet"].conv_in
     models["unet"](image)
     for single in models.values():
         eject(single)

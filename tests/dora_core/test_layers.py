@@ -322,11 +322,11 @@ def test_norms_that_cancel_are_taken_from_the_dense_channels(kind: str, axis: No
 def test_layers_of_one_shape_and_different_scales_have_norms_of_their_own(axis: NormAxis) -> None:
     model = nn.ModuleDict({"one": nn.Linear(24, 40), "other": nn.Linear(24, 40)})
     adapter = inject(model, AdapterSpec(norm_axis=axis, rank=3))
-    adapter.layers["other"].scale = 2.5
-    for layer in adapter.layers.values():
+    adapter.low_rank["other"].scale = 2.5
+    for layer in adapter.low_rank.values():
         move(layer)
     adapter.refresh_norms()
-    for layer in adapter.layers.values():
+    for layer in adapter.low_rank.values():
         assert isinstance(layer, DoraLayer)
         delta = algebra.low_rank_delta(layer.down.double(), layer.up.double(), layer.scale)
         assert error(layer.norm, algebra.squared_norm(layer.base.weight.double() + delta, axis).sqrt()) < 1e-6
@@ -398,7 +398,7 @@ def test_gradient_checkpointing_changes_no_bit(
         torch.manual_seed(3)
         model = Blocks(way)
         adapter = inject(model, AdapterSpec(norm_axis=axis, norm_gradient=gradient, rank=3, dropout=0.2))
-        for layer in adapter.layers.values():
+        for layer in adapter.low_rank.values():
             move(layer)
         x = torch.randn(5, 24, requires_grad=True)
         model(x).square().sum().backward()
@@ -439,7 +439,7 @@ def test_one_norm_refresh_per_optimizer_step_under_accumulation_and_checkpointin
         assert refreshes == 2 * (step + is_attached)
     model(torch.randn(5, 24))
     assert refreshes == 2 * 3
-    layer = adapter.layers["first"]
+    layer = adapter.low_rank["first"]
     assert isinstance(layer, DoraLayer)
     combined = layer.base.weight + algebra.low_rank_delta(layer.down, layer.up, layer.scale)
     assert error(layer.norm, algebra.squared_norm(combined, axis).sqrt()) < 1e-6
@@ -486,7 +486,7 @@ def test_an_in_place_consumer_of_the_output_axis_is_an_error_and_not_a_wrong_gra
 def test_gradients_reach_every_learned_tensor_and_no_other(spec: AdapterSpec) -> None:
     model = nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 8))
     adapter = inject(model, replace(spec, include=("0",)))
-    move(adapter.layers["0"])
+    move(adapter.low_rank["0"])
     model(torch.randn(6, 24)).square().sum().backward()
     learned = set(adapter.parameters())
     assert all(parameter.grad is not None and parameter.grad.norm() > 0 for parameter in learned)

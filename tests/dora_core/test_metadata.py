@@ -133,7 +133,7 @@ def test_layers_of_several_ranks_are_dynamic(tmp_path: Path) -> None:
     modules = small_modules("sd1")
     base = random_weights(modules, [LINEAR, CONV])
     state = random_adapter(base, None)
-    layer = state.layers[LINEAR]
+    layer = state.factors[LINEAR]
     other = LINEAR.replace("to_k", "to_v")
     smaller = type(layer)(layer.down[:2], layer.up[:, :2], layer.alpha)
     write_adapter(tmp_path / "a.safetensors", type(state)({**state.layers, other: smaller}), modules)

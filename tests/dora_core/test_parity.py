@@ -199,7 +199,7 @@ def test_a_column_without_length_is_not_a_number_in_programs_that_divide_by_its_
     base = random_weights(modules, SD1)
     base["unet.conv_in"][:, 1] = 0
     state = random_adapter(base, "input")
-    layer = state.layers["unet.conv_in"]
+    layer = state.factors["unet.conv_in"]
     silent = layer.down.clone()
     silent[:, 1] = 0
     state = AdapterState({**state.layers, "unet.conv_in": replace(layer, down=silent)}, "input")

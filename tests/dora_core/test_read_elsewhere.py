@@ -35,7 +35,7 @@ def written(
 
 
 def assert_same_weights(found: Mapping[str, Tensor], state: AdapterState, base: Mapping[str, Tensor]) -> None:
-    for name, layer in state.layers.items():
+    for name, layer in state.factors.items():
         expected = dense_weight(base[name], layer, state.norm_axis)
         assert relative_error(found[name], expected, expected - base[name]) < 1e-5, name
 

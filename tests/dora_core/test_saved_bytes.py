@@ -32,3 +32,4 @@ def test_sdxl_keeps_what_lora_keeps_on_the_input_axis_and_a_tenth_more_on_the_ou
     assert 6.2 < lora / 2**30 < 6.4  # GiB, what PEFT's LoRA keeps too
     assert counted(AdapterSpec(norm_axis="input", include=TRANSFORMER_LINEARS)) <= 1.00 * lora
     assert counted(AdapterSpec(norm_axis="output", include=TRANSFORMER_LINEARS)) <= 1.10 * lora
+    assert counted(AdapterSpec(kind="full", include=TRANSFORMER_LINEARS)) <= 1.00 * lora  # no weight is kept twice

@@ -71,7 +71,7 @@ def test_an_adapter_that_does_nothing_is_told_at_the_end(
 def test_the_change_is_that_of_all_weights_together(tmp_path: Path, tiny_settings: Settings) -> None:
     adapters = built(tmp_path, tiny_settings())[1].adapters
     assert relative_change(adapters) == pytest.approx(0, abs=1e-6)
-    layers = [layer for adapter in adapters.values() for layer in adapter.layers.values()]
+    layers = [layer for adapter in adapters.values() for layer in adapter.low_rank.values()]
     for layer in layers:
         torch.nn.init.normal_(layer.up)
     changes = torch.cat([(layer.merged_weight() - layer.original_weight).flatten() for layer in layers])

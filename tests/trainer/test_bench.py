@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from math import log2
 from pathlib import Path
 from statistics import median
 from time import sleep
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from typer.testing import CliRunner
@@ -20,12 +22,15 @@ from trainer.bench.gain import CASES as GAIN_CASES
 from trainer.bench.gain import PATHS, surviving_slope
 from trainer.bench.gain import Path as Way
 from trainer.bench.layers import QUICK_CASES, Case, layer_calls
+from trainer.bench.quality import METHODS, Measure, Method, Scale, best_rate, try_rates
+from trainer.bench.quality_cells import Score
 from trainer.bench.report import timing_table
 from trainer.bench.saved_bytes import FlashAttention, LiveBytes, saved_bytes
 from trainer.bench.timing import Call, Sample, Timing, cpu_clock, interleave
 from trainer.bench.unet import step_calls, tiny
 from trainer.bench.variants import VARIANTS, Variant, adapt_with_ours, adapt_with_peft
 from trainer.cli_bench import app
+from trainer.likeness import HeldOut, likeness
 
 CPU = torch.device("cpu")
 
@@ -147,6 +152,52 @@ def test_the_command_prints_and_writes_the_tables(what: str, tables: int, tmp_pa
     for table in report["tables"]:
         assert f"**{table['title']}**" in shown.output
         assert all(len(row) == len(table["columns"]) for row in table["rows"])
+
+
+def test_the_bench_of_quality_needs_no_other_package_and_keeps_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_STUDIO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("trainer.cli_bench.find_spec", lambda name: None)
+    file = tmp_path / "figures.json"
+    shown = CliRunner().invoke(app, ["quality", "--quick", "--out", str(file)])
+    assert shown.exit_code == 0, shown.output
+    tables = json.loads(file.read_text(encoding="utf-8"))["tables"]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "home/bench/quality").iterdir()}
+    assert len(kept) == 4 + 4  # a rate each, then a seed each
+    assert [row[0] for row in tables[0]["rows"]] == [method.title for method in METHODS]
+    floor, *trained, ceiling = tables[1]["rows"]
+    assert float(floor[4]) < 0.5 < float(ceiling[4]) < 1
+    assert [row[2] for row in trained] == ["60,928", "74,368", "77,952", "2,523,136"]
+    assert CliRunner().invoke(app, ["quality", "--quick"]).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_rate_beyond_the_best_is_tried_as_long_as_that_is_at_an_end() -> None:
+    def closeness_at(best: float) -> Measure:
+        return lambda method, rank, rate, seed, things: Score(-abs(log2(rate / best)), 0, 0, None)
+
+    method, scale = Method("x", "lora", first_rates=(1e-3, 2e-3, 4e-3)), Scale()
+    assert [*try_rates(method, scale, closeness_at(2e-3))] == [1e-3, 2e-3, 4e-3]
+    assert [*try_rates(method, scale, closeness_at(8e-3))] == [1e-3, 2e-3, 4e-3, 8e-3, 16e-3]
+    assert [*try_rates(method, scale, closeness_at(5e-4))] == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
+    assert best_rate(try_rates(method, scale, closeness_at(5e-4))) == 5e-4
+
+
+def test_likeness_is_between_the_two_true_pictures_and_a_blur_is_no_likeness() -> None:
+    """By hand: flat 0, 3D 3 and 4 in two places, so 5 apart; drawn (3, 0) is 3 from flat and 4 from 3D."""
+    grey = {"flat": (0, 0), "3d": (3, 4), "drawn": (3, 0), "far": (-3, -4)}
+    pictures = {name: Image.frombytes("L", (2, 1), bytes(v + 100 for v in values)) for name, values in grey.items()}
+
+    def seen(picture: Image.Image) -> Tensor:
+        return torch.tensor(list(picture.tobytes()), dtype=torch.float32)
+
+    truth = HeldOut("", pictures["flat"], pictures["3d"])
+    names = ("flat", "3d", "drawn", "far")
+    found = likeness([pictures[name] for name in names], [truth] * 4, seen)
+    assert [one.closeness for one in found] == pytest.approx([0, 1, 0.2, -1])
+    assert [one.lean for one in found] == pytest.approx([-1, 1, -0.2, -1])
+    assert [one.is_nearer for one in found] == [False, True, False, False]
 
 
 def test_without_a_package_to_compare_with_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

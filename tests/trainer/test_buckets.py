@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.buckets import Bucket, make_buckets, place
+from trainer.data.buckets import Bucket, Placement, make_buckets, place, variants
 
 SETTINGS = [
     (512, 64, 2.0),
@@ -70,3 +70,19 @@ def test_the_cut_is_in_the_middle() -> None:
     placement = place(1000, 500, [Bucket(64, 64)])
     assert (placement.scaled, placement.left, placement.top) == ((128, 64), 32, 0)
     assert placement.kept == 0.5
+
+
+def test_cuts_are_moved_along_the_longer_side_from_end_to_end_and_the_plain_one_comes_first() -> None:
+    wide = place(1040, 500, [Bucket(64, 64)])  # scaled to 133 x 64: 69 pixels to spare
+    assert [(cut.left, cut.top) for cut in variants(wide, True, False)] == [(34, 0), (0, 0), (17, 0), (51, 0), (69, 0)]
+    assert variants(wide, False, False) == (wide,)
+    assert wide == variants(wide, True, True)[0]
+    square = place(500, 500, [Bucket(64, 64)])
+    assert variants(square, True, False) == (square,)  # nothing to spare
+
+
+def test_mirrored_ones_are_the_same_cuts_of_the_mirrored_picture() -> None:
+    tall = Placement(Bucket(64, 48), (64, 58), 0, 5)
+    shown = variants(tall, True, True)
+    assert [(cut.top, cut.is_mirrored) for cut in shown[:5]] == [(top, False) for top in (5, 0, 2, 7, 10)]
+    assert [(cut.top, cut.is_mirrored) for cut in shown[5:]] == [(top, True) for top in (5, 0, 2, 7, 10)]

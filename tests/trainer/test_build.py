@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from tests.trainer.conftest import write_pictures
 from trainer.build import bucket_groups, build_validation, identity, load_examples, sample_shots
 from trainer.checkpoints import check_identity
 from trainer.config import RunConfig
+from trainer.config_io import parse_config
 from trainer.config_sections import Precision
 from trainer.data.dataset import BatchOrder, Dataset, View
 from trainer.failures import ExplainedError, ResumeRefusedError
@@ -62,6 +66,32 @@ def test_another_base_or_other_pictures_are_refused_by_name(tiny_settings: Setti
     (config.data.folder / "04.png").unlink()
     with pytest.raises(ResumeRefusedError, match=r"another data\.folder"):
         check_identity(before, identity_of(config))
+
+
+def test_further_sets_and_masks_may_lie_elsewhere_but_not_be_others(tiny_settings: Settings, tmp_path: Path) -> None:
+    for name in ("more", "moved"):
+        write_pictures(tmp_path / name / "pictures", [(40, 40), (48, 48)])
+        (tmp_path / name / "masks").mkdir()
+        for file in ("00.png", "01.png"):
+            with Image.open(tmp_path / name / "pictures" / file) as picture:
+                Image.new("L", picture.size, 255).save(tmp_path / name / "masks" / file)
+
+    def config(name: str, **changes: object) -> RunConfig:
+        folder, masks = (str(tmp_path / name / part) for part in ("pictures", "masks"))
+        values = tiny_settings().model_dump(mode="json", exclude_none=True)
+        more = [{"folder": folder, "caption_source": "name", "trigger": "x", "mask": {"source": masks}, **changes}]
+        return parse_config({**values, "data": {**values["data"], "more": more}})
+
+    before = saved(identity_of(config("more")))
+    check_identity(before, identity_of(config("moved")))
+    with pytest.raises(ResumeRefusedError, match=r"another data\.more\.1\.repeats"):
+        check_identity(before, identity_of(config("moved", repeats=2)))
+    Image.new("L", (40, 40), 254).save(tmp_path / "moved" / "masks" / "00.png")
+    with pytest.raises(ResumeRefusedError, match=r"another data\.folder"):
+        check_identity(before, identity_of(config("moved")))
+    Image.new("L", (40, 41), 254).save(tmp_path / "moved" / "masks" / "00.png")
+    with pytest.raises(ExplainedError, match=r"cannot be trained: mask\.source: the mask 00\.png is 40x41"):
+        identity_of(config("moved"))
 
 
 def test_another_precision_is_called_so_also_where_auto_came_to_another_on_another_device(

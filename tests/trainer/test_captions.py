@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trainer.data.captions import clean, decode, read_caption, read_captions
+from trainer.data.captions import SUFFIXES, BadMetadataError, clean, decode, read_caption, read_captions
 
 TEXT = "a café — “quoted”, naïve façade"
 
@@ -88,3 +89,53 @@ def test_a_name_with_dots_and_two_pictures_of_one_stem_find_their_caption(tmp_pa
     assert read_caption(tmp_path / "v1.2 final.png", "").text == "dotted"
     captions = read_captions([tmp_path / "v1.2 final.png", tmp_path / "v1.2 final.jpg"], "")
     assert captions.found == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("red_panda (3).jpg", "red panda"),
+        ("03-wrapped-gift.png", "wrapped-gift"),
+        ("a photo_of a dog_012.webp", "a photo of a dog"),
+        ("17. worm.png", "worm"),
+        ("v1.2 final.png", "v1.2 final"),
+        ("IMG_2034.jpg", ""),
+        ("00012.png", ""),
+        ("DSCF0001 (2).JPG", ""),
+        ("20260131_120000.jpg", ""),
+    ],
+)
+def test_a_file_name_becomes_words_and_what_cameras_write_none(tmp_path: Path, name: str, words: str) -> None:
+    caption = read_captions([tmp_path / name], "a thing", "name").by_picture[tmp_path / name]
+    assert caption.text == words or (not words and caption.text == "a thing" and caption.file is None)
+
+
+def test_captions_come_from_where_the_set_says(tmp_path: Path) -> None:
+    picture = tmp_path / "red_panda.png"
+    (tmp_path / "red_panda.txt").write_text("from the file")
+    texts = [
+        read_captions([picture], "prompt", source).by_picture[picture].text for source in ("file", "name", "prompt")
+    ]
+    assert texts == ["from the file", "red panda", "prompt"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_usual_suffix_is_read(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_text("said here")
+    assert read_captions([tmp_path / "a.png"], "").found == 1
+
+
+def test_metadata_jsonl_has_the_captions_that_no_text_file_has(tmp_path: Path) -> None:
+    rows = [{"file_name": "a.png", "text": "from metadata"}, {"file_name": "b.png", "text": "b\n", "width": 3}]
+    (tmp_path / "metadata.jsonl").write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-16")
+    (tmp_path / "a.txt").write_text("from txt")
+    captions = read_captions([tmp_path / name for name in ("a.png", "b.png", "c.png")], "prompt")
+    assert [caption.text for caption in captions.by_picture.values()] == ["from txt", "b", "prompt"]
+    assert captions.found == 2
+
+
+@pytest.mark.parametrize("line", ['{"file_name": "a.png"}', '{"file_name": "a.png", "text"', "a.png;text", "[1]", "3"])
+def test_metadata_that_cannot_be_read_is_told_with_its_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.png", "text": "fine"}\n' + line)
+    with pytest.raises(BadMetadataError, match=r"metadata\.jsonl, line 2, is not"):
+        read_captions([tmp_path / "a.png"], "")

@@ -102,7 +102,7 @@ def test_a_state_keeps_every_bit_and_refuses_what_is_no_number(tmp_path: Path) -
     write_state(tmp_path / "state", state)
     read = read_state(tmp_path / "state")
     assert read.norm_axis == "input"
-    assert read.layers["unet.conv_in"].alpha == layer.alpha
+    assert read.factors["unet.conv_in"].alpha == layer.alpha
     assert all(
         torch.equal(getattr(read.layers["unet.conv_in"], part), getattr(layer, part))
         for part in ("down", "up", "magnitude")

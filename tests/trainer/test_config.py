@@ -149,6 +149,37 @@ def test_settings_of_a_text_encoder_that_is_not_trained_are_an_error_not_ignored
     assert parse_config({**LEAST, **sections, "adapter": {"text_encoder": True}})
 
 
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ([{"folder": "b"}, {"folder": "c", "repeat": 2}], "entry 2: repeat is no setting: did you mean repeats?"),
+        ([{"folder": "b", "repeats": 0}], "entry 1: repeats is 0: give a whole number from 1 to 1000"),
+        ([{"repeats": 2}], "entry 1: folder is missing: give a path"),
+        (
+            [{"folder": "b", "mask": {"sauce": "m", "source": "m"}}],
+            "entry 1: mask.sauce is no setting: did you mean mask",
+        ),
+        ([{"folder": "b", "mask": 3}], "entry 1: mask is 3: it is a section"),
+        ([{"folder": "b", "keep_tags": 1}], "entry 1: keep_tags is 1, but tags stay as they are: set shuffle_tags"),
+    ],
+)
+def test_what_is_wrong_in_a_further_set_is_told_with_its_number(more: list[Any], sentence: str) -> None:
+    found = problems(data={"folder": "pictures", "more": more})
+    assert found.keys() == {"data.more"}
+    assert found["data.more"].startswith(f"data.more, {sentence}")
+
+
+@pytest.mark.parametrize("more", ["b", 3, {"folder": "b"}, ["b"]])
+def test_further_sets_are_tables(more: object) -> None:
+    sentence = problems(data={"folder": "pictures", "more": more})["data.more"]
+    assert "give a list of tables with folder, instance_prompt" in sentence
+
+
+def test_kept_tags_need_tags_that_change() -> None:
+    assert problems(data={"folder": "x", "keep_tags": 2})["data.keep_tags"].startswith("data.keep_tags is 2, but tags")
+    assert parse_config({**LEAST, "data": {"folder": "x", "keep_tags": 2, "tag_dropout": 0.1}})
+
+
 def test_a_rank_of_convolutions_needs_convolutions() -> None:
     (sentence,) = problems(adapter={"conv_rank": 4, "targets": "attention-mlp"}).values()
     assert sentence.startswith("adapter.conv_rank is 4")

@@ -271,3 +271,34 @@ def test_text_that_no_path_can_be_is_taken_as_it_is(text: str) -> None:
     config = load_config("starter-lora", ["data.folder=.", f"data.instance_prompt={text}", f"model.base={text}"])
     assert config.data.instance_prompt == text
     assert config.model.base.endswith(text)
+
+
+def test_folders_of_further_sets_and_masks_start_at_the_files_folder_or_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.toml").write_text(
+        'model.base = "x"\ndata.folder = "p"\ndata.mask.source = "m"\n'
+        'data.more = [{folder = "q", mask = {source = "n"}}, {folder = "r", mask = {source = "alpha"}}]\n'
+    )
+    data = load_config(tmp_path / "a.toml").data
+    assert data.mask is not None
+    masks = [one.mask.source for one in data.more if one.mask]
+    assert [data.mask.source, *masks] == [str(tmp_path / "m"), str(tmp_path / "n"), "alpha"]
+    assert [one.folder for one in (data, *data.more)] == [tmp_path / name for name in ("p", "q", "r")]
+    monkeypatch.chdir(tmp_path)
+    typed = config_from(LEAST, ['data.more=[{folder="b", repeats=2}]']).data.more
+    assert [(one.folder, one.repeats) for one in typed] == [(tmp_path / "b", 2)]
+
+
+def test_a_presets_steps_come_from_the_pictures_of_all_trained_sets(tmp_path: Path) -> None:
+    for name, count in (("a", 12), ("b", 8), ("c", 3)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            (tmp_path / name / f"{number}.png").touch()
+    kept = f'{{folder="{tmp_path / "c"}", role="prior-prediction"}}'
+    more = f'[{{folder="{tmp_path / "b"}", repeats=2}}, {kept}]'
+    one, two = (
+        config_from({"preset": "sd15-subject-dora"}, [f"data.folder={tmp_path / 'a'}", *sets]).train.steps
+        for sets in ([], [f"data.more={more}"])
+    )
+    assert (one, two) == (1200, 2000)  # 100 a picture

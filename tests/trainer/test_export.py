@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ from dora_core.files import read_adapter
 from dora_core.formats import adapted_weight
 from dora_core.header import read_header
 from dora_core.metadata import About
-from dora_core.spec import NormAxis
-from dora_core.state import AdapterState, LayerWeights
+from dora_core.spec import Form, NormAxis
+from dora_core.state import AdapterState, FullWeights, LayerWeights
 from tests.adapters import RANK, random_adapter, random_weights, small_modules
 from tests.pipelines import latents_of, tiny_sd1_pipeline
 from trainer.base_weights import BaseModel, open_base
@@ -30,14 +31,18 @@ from trainer.merged_pipeline import FolderInUseError, export_merged
 NAMES = ["unet.conv_in", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
 
 
-def exported(
-    folder: Path, axis: NormAxis | None, target: str, modules: ModelModules | None = None
-) -> tuple[Path, AdapterState]:
+def exported(folder: Path, form: Form, target: str, modules: ModelModules | None = None) -> tuple[Path, AdapterState]:
     modules = modules or small_modules("sd1")
     base = random_weights(modules, NAMES)
-    state = random_adapter(base, axis)
+    state = full_adapter(base) if form == "full" else random_adapter(base, form)
     row = TARGETS[target]
     return export_adapter(state, base, modules, row, folder / f"panda{row.ending}").path, state
+
+
+def full_adapter(base: Mapping[str, Tensor]) -> AdapterState:
+    """Each difference has every rank that its layer can have."""
+    generator = torch.Generator().manual_seed(4)
+    return AdapterState({n: FullWeights(0.01 * torch.randn(w.shape, generator=generator)) for n, w in base.items()})
 
 
 def test_the_file_comes_with_its_report_and_carries_its_headline(tmp_path: Path) -> None:
@@ -54,12 +59,12 @@ def test_the_file_comes_with_its_report_and_carries_its_headline(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("axis", "target"), [(axis, target.name) for target in TARGETS.values() for axis in sorted(target.axes, key=str)]
+    ("form", "target"), [(form, target.name) for target in TARGETS.values() for form in sorted(target.forms, key=str)]
 )
 def test_every_target_is_proven_for_every_kind_of_adapter_that_it_takes(
-    tmp_path: Path, axis: NormAxis | None, target: str
+    tmp_path: Path, form: Form, target: str
 ) -> None:
-    path, _ = exported(tmp_path, axis, target)
+    path, _ = exported(tmp_path, form, target)
     report = json.loads(report_path(path).read_text())
     assert report["passed"] is True
     assert report["recommended"] == TARGETS[target].consumer
@@ -73,6 +78,8 @@ def test_a_target_that_cannot_hold_the_adapter_names_those_that_can(tmp_path: Pa
         check_target(AdapterState({}, "input"), TARGETS["diffusers"])
     with pytest.raises(WrongTargetError, match="cannot hold a plain LoRA"):
         check_target(AdapterState({}), TARGETS["comfyui-compensated"])
+    with pytest.raises(WrongTargetError, match="cannot hold a full difference"):
+        exported(tmp_path, "full", "comfyui")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,7 +183,7 @@ def test_diffusers_drops_the_magnitudes_of_a_kohya_file(tmp_path: Path, model: B
     """What the report says of such a file is what happens: the latents are those of the plain LoRA."""
     state = everywhere(model, "input")
     file = export_adapter(state, model.weights, model.modules, TARGETS["comfyui"], tmp_path / "panda.safetensors").path
-    lora = AdapterState({n: LayerWeights(x.down, x.up, x.alpha) for n, x in state.layers.items()})
+    lora = AdapterState({n: LayerWeights(x.down, x.up, x.alpha) for n, x in state.factors.items()})
     pipeline = pipeline_from(model.path)
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     drawn = latents_of(pipeline)

@@ -14,7 +14,8 @@ import pytest
 from PIL import ExifTags, Image
 from rich.console import Console
 
-from trainer.cli_plan import print_plan
+from tests.trainer.conftest import write_pictures
+from trainer.cli_plan import print_plan, summary
 from trainer.config_io import parse_config
 from trainer.data.dataset import BatchOrder, bucket_groups, make_examples
 from trainer.data.report import DatasetReport, dataset_notices, least_tokens, notices_of_all, report_dataset
@@ -123,6 +124,85 @@ def test_what_keeps_a_run_from_starting_is_a_problem_that_names_its_key(
     assert words in str(found.problems[0])
     assert str(found.problems[0]).startswith(key)
     assert not found.is_ready
+
+
+def test_every_set_is_told_and_its_problems_and_notices_by_its_name(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    more, kept = (write_pictures(tmp_path / name, [(64, 64), (64, 64)]) for name in ("more", "kept"))
+    (more / "00.txt").write_text("seen from the left")
+    sets = [
+        {"folder": str(more), "repeats": 3, "weight": 0.5, "flip": True, "trigger": "zxc"},
+        {"folder": str(kept), "role": "prior-prediction", "instance_prompt": "a thing", "mask": {"source": "alpha"}},
+    ]
+    found = make_plan(data={"more": sets}, train={"steps": 22})
+    assert found.problems == ()
+    assert found.pictures == 9
+    assert found.passes == 22 / (5 + 2 * 3)
+    assert "more: 1 (00.png): with left or right in the caption, and flip shows half of them mirrored" in found.notices
+    assert "kept: 2 (00.png, 01.png): without a mask: all of it counts" in found.notices
+    lines = dict(summary(found))["pictures"].splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["my pictures", "more", "kept"]
+    assert lines[1].endswith("0 left out; 3 repeats, weight 0.5, mirrored too")
+    assert lines[2].endswith("0 left out; prior prediction, 0 masks")
+    sets[1]["mask"], sets[0]["folder"] = {"source": "/nowhere"}, str(tmp_path / "gone")
+    assert [str(problem) for problem in make_plan(data={"more": sets}).problems] == [
+        f"data.more, entry 1: folder is {str(tmp_path / 'gone')!r}: there is no such folder, give one with pictures",
+        "data.more, entry 2: mask.source: there is no folder '/nowhere', give one, or alpha",
+    ]
+
+
+def test_kohyas_folder_names_are_read_as_the_settings_that_say_the_same(
+    make_plan: Callable[..., Plan], picture_folder: Path
+) -> None:
+    write_pictures(picture_folder / "10_sks dog", [(40, 40)])
+    (notice,) = (notice for notice in make_plan().notices if "10_sks dog" in notice)
+    setting = notice.partition("kohya's trainer: ")[2]
+    assert setting == 'data.more=[{folder="10_sks dog", repeats=10, instance_prompt="sks dog"}]'
+    only = make_plan(data={"folder": str(picture_folder / "10_sks dog")})
+    assert any("repeats=10 and instance_prompt='sks dog'" in notice for notice in only.notices)
+    (above,) = make_plan(data={"folder": str(picture_folder.parent)}).problems
+    assert "folders with pictures in it: my pictures" in str(above)
+
+
+@pytest.mark.parametrize(
+    ("caption", "data", "words"),
+    [
+        ("one, two", {}, "4 texts are encoded once and kept"),  # numbers 0 and 1, this, the prompt of the set
+        ("one, two", {"caption_dropout": 0.1}, "5 texts are encoded once and kept"),
+        ("one, two", {"shuffle_tags": True}, "7 texts are encoded once and kept"),  # each of the three has two orders
+        ("a, b, c, d", {"shuffle_tags": True}, "captions of 1 pictures have too many wordings to keep"),
+    ],
+)
+def test_how_texts_get_to_the_model_is_decided_and_said(
+    make_plan: Callable[..., Plan], picture_folder: Path, caption: str, data: dict[str, Any], words: str
+) -> None:
+    (picture_folder / "02.txt").write_text(caption)
+    assert words in dict(summary(make_plan(data=data)))["captions"]
+    trained = make_plan(data=data, adapter={"text_encoder": True})
+    assert "the text encoder is trained" in dict(summary(trained))["captions"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "data", "key", "words"),
+    [
+        ("metadata.jsonl", "[broken", {}, "data.folder", "metadata.jsonl, line 1, is not"),
+        ("02.txt", "a {red|green ball", {"wildcards": True}, "data.wildcards", "1 (02.png): a caption with a brace"),
+    ],
+)
+def test_captions_that_cannot_be_meant_are_a_problem(
+    make_plan: Callable[..., Plan],
+    picture_folder: Path,
+    file: str,
+    content: str,
+    data: dict[str, Any],
+    key: str,
+    words: str,
+) -> None:
+    (picture_folder / file).write_text(content)
+    found = make_plan(data=data)
+    assert keys(found) == [key]
+    assert words in str(found.problems[0])
 
 
 def test_all_problems_are_told_at_once(make_plan: Callable[..., Plan]) -> None:

@@ -56,7 +56,7 @@ def test_every_preset_trains_the_layers_that_it_names_and_exports_them(
     assert run_training(run) == "finished"
     state = read_state(run.checkpoints_dir / "step-000002" / ADAPTER)
     assert state.layers.keys() == layers_by_class(config)
-    assert all(bool(layer.up.any()) for layer in state.layers.values())  # it starts at zero
+    assert all(bool(layer.up.any()) for layer in state.factors.values())  # it starts at zero
     exported = [event for event in read_events(run.events_file)[0] if isinstance(event, Exported)]
     assert [(run.path / event.file).is_file() for event in exported] == [True]
 

@@ -8,18 +8,22 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.trainer.asking import at_step, request_at
+from tests.trainer.conftest import write_pictures
 from tests.trainer.killing import final_adapter, train_in_child
 from trainer.config import RunConfig
+from trainer.config_io import parse_config
 from trainer.events import Exported, Failed, Finished, Stopped, Warned, last_values, read_events, read_metrics
 from trainer.failures import ResumeRefusedError
 from trainer.faults import POINTS
 from trainer.run_dir import RunDir
 from trainer.session import run_training
+from trainer.twins import create_runs
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a child is forked to be killed")
 Settings = Callable[..., RunConfig]
@@ -35,6 +39,18 @@ DEMANDING = {
     "sample__every_steps": 4,
     "loss": {"weighting": "soft-min-snr", "kind": "huber", "delta_schedule": "snr"},
     "noise": {"timesteps": "logit-normal", "offset": 0.1, "pyramid": 0.3, "perturbation": 0.1},
+}
+# All that chance may do to pictures and captions, and what is told apart by them.
+SETS: dict[str, Any] = {
+    "flip": True,
+    "crop_jitter": True,
+    "trigger": "zxc",
+    "wildcards": True,
+    "shuffle_tags": True,
+    "tag_dropout": 0.2,
+    "keep_tags": 1,
+    "caption_dropout": 0.1,
+    "mask": {"source": "alpha"},
 }
 
 
@@ -72,6 +88,42 @@ def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(
     assert losses[0] == losses[1] == losses[2]
     assert len(losses[0]) == 6
     assert len({(run.exports_dir / "tiny-dora.safetensors").read_bytes() for run in (straight, stopped, killed)}) == 1
+
+
+def test_what_chance_does_to_pictures_and_captions_is_the_same_when_resumed_and_for_twins(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = write_pictures(tmp_path / "kept", [(40, 60), (48, 48)])
+    values = tiny_settings(train__batch_size=2, train__checkpointing=True, train__steps=4).model_dump(
+        mode="json", exclude_none=True
+    )
+    (Path(values["data"]["folder"]) / "00.txt").write_text("{one|two}, three, four, five, {six|seven}, eight")
+    values["data"] |= {**SETS, "more": [{"folder": str(kept), "role": "prior-prediction", **SETS}]}
+    config = parse_config(values)
+    straight, stopped = (RunDir.create(tmp_path / "runs", config) for _ in range(2))
+    lora, _ = create_runs(parse_config({**values, "train": {**values["train"], "twin": True}}), tmp_path / "runs")
+    assert run_training(straight) == "finished"
+    request_at(monkeypatch, stopped, "stop", at_step(2))
+    assert run_training(stopped) == "stopped"
+    assert run_training(stopped) == "finished"
+    assert final_adapter(stopped, 4) == final_adapter(straight, 4)
+    assert losses_of(stopped) == losses_of(straight)
+    run_training(lora)
+    assert losses_of(lora)[1] == losses_of(straight)[1]  # before it, both are the base model
+
+
+def test_a_full_fine_tune_that_was_stopped_is_the_same_to_the_byte(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_settings(adapter__kind="full", train__steps=3)
+    straight, stopped = (RunDir.create(tmp_path / "runs", config) for _ in range(2))
+    run_training(straight)
+    request_at(monkeypatch, stopped, "stop", at_step(1))
+    assert run_training(stopped) == "stopped"
+    assert run_training(stopped) == "finished"
+    assert final_adapter(stopped, 3) == final_adapter(straight, 3)
+    file = "tiny-full-full-difference.safetensors"
+    assert (stopped.exports_dir / file).read_bytes() == (straight.exports_dir / file).read_bytes()
 
 
 OPTIMIZED: list[dict[str, object]] = [  # what else a checkpoint has to hold

@@ -35,6 +35,7 @@ ADAPTERS: list[dict[str, Any]] = [
     {"kind": "lora", "rank": 3, "targets": "attention"},
     {"kind": "dora", "rank": 5, "targets": "attention-mlp", "text_encoder": True},
     {"kind": "dora", "norm_axis": "output", "rank": 5, "conv_rank": 2, "targets": "attention-mlp-conv"},
+    {"kind": "full", "rank": 999, "targets": "attention-mlp-conv", "text_encoder": True},
     {"kind": "dora", "rank": 9, "include": ["*.attn2.*", "*.conv1"], "exclude": ["mid_block.*"]},  # above some widths
 ]
 

@@ -101,12 +101,13 @@ def timing_table(title: str, timings: Mapping[str, Timing], reference: str, busy
 def machine(device: torch.device) -> Machine:
     has_load = hasattr(os, "getloadavg")
     packages = ("torch", "peft", "lycoris-lora", "diffusers")
+    installed = {each.name for each in metadata.distributions()}
     return Machine(
         processor=f"{processor_name()}, {os.cpu_count()} cores",
         threads=torch.get_num_threads(),
         load=tuple(round(value, 1) for value in os.getloadavg()) if has_load else (),
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        versions={package: metadata.version(package) for package in packages},
+        versions={package: metadata.version(package) for package in packages if package in installed},
     )
 
 

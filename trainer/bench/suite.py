@@ -1,4 +1,4 @@
-"""The three benches: which measurements they consist of, on a CPU and on a GPU."""
+"""The benches: which measurements they consist of, on a CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from trainer.bench.gain import CASES as GAIN_CASES
 from trainer.bench.gain import COMPILED_PATHS, PATHS, gain_table
 from trainer.bench.layers import CPU_CASES, GPU_CASES, QUICK_CASES, layer_calls
 from trainer.bench.memory import meta_table, peak_table
+from trainer.bench.quality import QUICK, Scale, measure_quality
 from trainer.bench.report import Table, timing_table
 from trainer.bench.timing import Call, cpu_clock, cuda_clock, interleave
 from trainer.bench.unet import TRANSFORMERS, Workload, fitting, gpu_workloads, sd_widths, sdxl, step_calls, tiny
@@ -61,10 +62,15 @@ def measure_memory(options: Options) -> Iterator[Table]:
         yield peak_table(workload, options.device, _dtype(options))
 
 
+def quality(options: Options) -> Iterator[Table]:
+    return measure_quality(QUICK if options.is_quick else Scale())
+
+
 BENCHES: Mapping[str, Callable[[Options], Iterator[Table]]] = {
     "layers": measure_layers,
     "unet": measure_unet,
     "memory": measure_memory,
+    "quality": quality,
 }
 
 

@@ -75,13 +75,13 @@ def adapt_with_nothing(model: nn.Module, state: AdapterState) -> Adapted:
 
 
 def adapt_with_ours(model: nn.Module, state: AdapterState) -> Adapted:
-    layer = next(iter(state.layers.values()))
+    layer = next(iter(state.factors.values()))
     spec = AdapterSpec(
         kind="lora" if state.norm_axis is None else "dora",
         norm_axis=state.norm_axis or "output",
         rank=layer.rank,
         alpha=layer.alpha,
-        include=tuple(state.layers),
+        include=tuple(state.factors),
     )
     adapter = inject(model, spec)
     adapter.load(state)
@@ -90,16 +90,16 @@ def adapt_with_ours(model: nn.Module, state: AdapterState) -> Adapted:
 
 def adapt_with_peft(model: nn.Module, state: AdapterState) -> Adapted:
     """PEFT knows the output axis only. Its parameters are float32 on any model, as `get_peft_model` makes them."""
-    layer = next(iter(state.layers.values()))
+    layer = next(iter(state.factors.values()))
     config = peft.LoraConfig(
         r=layer.rank,
         lora_alpha=layer.alpha,  # pyright: ignore[reportArgumentType]  # annotated as int, takes any number
         use_dora=state.norm_axis is not None,
-        target_modules=list(state.layers),
+        target_modules=list(state.factors),
     )
     peft.inject_adapter_in_model(config, model)
     parameters: list[nn.Parameter] = []
-    for name, layer in state.layers.items():
+    for name, layer in state.factors.items():
         values = {"lora_A": layer.down, "lora_B": layer.up, "lora_magnitude_vector": layer.magnitude}
         for part, value in values.items():
             if value is not None:
@@ -110,7 +110,7 @@ def adapt_with_peft(model: nn.Module, state: AdapterState) -> Adapted:
 def adapt_with_lycoris(model: nn.Module, state: AdapterState) -> Adapted:
     """Module by module: LyCORIS' own network would take its targets from a preset that is global to the process."""
     parameters: list[nn.Parameter] = []
-    for name, layer in state.layers.items():
+    for name, layer in state.factors.items():
         base = model.get_submodule(name)
         module = LoConModule(
             name,

@@ -14,7 +14,7 @@ from dora_core.analysis import Adaptation, LayerChange, analyze_adaptation
 from dora_core.atomic import atomic_write
 from dora_core.parity import StoredAdapter, intended_by_file, read_stored
 from dora_core.spec import NormAxis
-from dora_core.state import AdapterState, LayerWeights
+from dora_core.state import AdapterState
 from trainer.base_weights import BaseModel
 from trainer.compare.manifest import AnalysisEntry, LayerEntry
 from trainer.compare.sources import Source
@@ -63,10 +63,9 @@ def _analyzed(source: Source, base: BaseModel, axis: NormAxis | None) -> Analysi
 
 
 def _adaptation(stored: StoredAdapter, base: BaseModel, axis: NormAxis | None) -> Adaptation:
-    """From the factors where they are the adapter; else from what the file means, one layer at a time."""
-    factors = {name: layer for name, layer in stored.layers.items() if isinstance(layer, LayerWeights)}
-    if len(factors) == len(stored.layers) and stored.info.layout != "kohya-compensated":
-        return analyze_adaptation(base.weights, AdapterState(factors, stored.info.norm_axis), axis)
+    """From the state that the file holds; from what it means, one layer at a time, where that is something else."""
+    if stored.info.layout != "kohya-compensated":
+        return analyze_adaptation(base.weights, AdapterState(stored.layers, stored.info.norm_axis), axis)
     intended = intended_by_file(stored)
     each = [
         analyze_adaptation(base.weights, {name: intended(name, base.weights[name].double())}, axis)

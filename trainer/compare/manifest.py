@@ -42,7 +42,7 @@ class ColumnEntry(_Entry):
 
     title: str
     source: str | None = None  # as it stands in the command
-    kind: Literal["base", "lora", "dora", "difference"] = "base"
+    kind: Literal["base", "lora", "dora", "full", "difference"] = "base"
     norm_axis: NormAxis | None = None
     ranks: tuple[int, ...] = ()  # all that occur
     strength: float | None = None

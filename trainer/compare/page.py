@@ -115,7 +115,7 @@ def _figures(columns: Sequence[ColumnEntry]) -> str:
 
 
 def _kind(column: ColumnEntry) -> str:
-    words = {"base": "&ndash;", "lora": "LoRA", "dora": "DoRA", "difference": "difference"}
+    words = {"base": "&ndash;", "lora": "LoRA", "dora": "DoRA", "full": "full fine-tune", "difference": "difference"}
     return words[column.kind] + (f", {column.norm_axis} axis" if column.norm_axis else "")
 
 

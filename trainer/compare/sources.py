@@ -27,7 +27,7 @@ from trainer.run_dir import RunDir
 from trainer.store import Store
 
 _AT_STEP = re.compile(r"(?P<run>.+)@(step-)?(?P<step>\d+)")
-KINDS = {"lora": "LoRA", "dora": "DoRA", "difference": "difference"}
+KINDS = {"lora": "LoRA", "dora": "DoRA", "full": "full fine-tune", "difference": "difference"}
 FOR = {"kohya-compensated": "ComfyUI", "peft": "diffusers"}
 
 
@@ -59,9 +59,9 @@ class Source:
     run: RunDir | None
 
     @property
-    def kind(self) -> Literal["lora", "dora", "difference"]:
+    def kind(self) -> Literal["lora", "dora", "full", "difference"]:
         if self.info.layout == "diff":
-            return "difference"
+            return "full" if self.info.metadata.get(f"{OWN_PREFIX}kind") == "full" else "difference"
         return "lora" if self.info.norm_axis is None else "dora"
 
     @property

@@ -182,13 +182,13 @@ def pixel_weights(mask: Mask | None, unmasked_weight: float, at: Placement) -> T
     height, width = at.bucket.height // LATENT_PX, at.bucket.width // LATENT_PX
     if mask is None:
         return torch.ones(1, height, width)
-    small = _placed(open_mask(mask), at).resize((width, height), Image.Resampling.BOX)
+    small = _placed(open_mask(mask), at, Image.Resampling.BOX).resize((width, height), Image.Resampling.BOX)
     weights = unmasked_weight + (1 - unmasked_weight) * _values(small)[None, :, :, 0].float() / 255
     return weights / weights.mean() if weights.any() else weights
 
 
-def _placed(picture: Image.Image, at: Placement) -> Image.Image:
-    scaled = picture.resize(at.scaled)
+def _placed(picture: Image.Image, at: Placement, filter_: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    scaled = picture.resize(at.scaled, filter_)
     whole = scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if at.is_mirrored else scaled
     return whole.crop((at.left, at.top, at.left + at.bucket.width, at.top + at.bucket.height))
 

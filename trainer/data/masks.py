@@ -40,7 +40,7 @@ def find_masks(images: ImageSet, source: str) -> Masks:
         return _checked(images, {one.path: one.path for one in images.pictures if one.is_transparent}, True)
     folder = Path(source)
     if not folder.is_dir():
-        return Masks({}, (), (f"mask.source is {source!r}: there is no such folder, give one, or {ALPHA}",))
+        return Masks({}, (), (f"there is no folder {source!r}, give one, or {ALPHA}",))
     by_stem = {path.stem: path for path in picture_files(folder)}
     return _checked(images, {one.path: by_stem[one.path.stem] for one in images.pictures if one.path.stem in by_stem})
 

@@ -25,12 +25,14 @@ SAMPLE_PX = 256
 SUBJECT = "penguin"
 LEAST_OVERLAP = 0.8  # of outlines: where the two drawings differ in their style more than in what they draw
 
-HELD_OUT_NOTE = """\
-Things that `icons3d` does not contain, in the style that the model knows and in the style of the set.
+PAIRS_NOTE = """\
+Things that `icons3d` does not contain, in the style that the model knows and in the style of the set: {use}.
 
 The two styles often draw a thing in another pose or from another side, which no style can teach. So a seed draws these
 from the things whose two outlines overlap by at least {share:.0%}: of the area that either covers, both cover that
 much. Their names have at most two words. The rule was made before any model drew them."""
+TO_MEASURE = "to measure by, never to choose settings by"
+TO_CHOOSE = "to choose settings by, so that nothing is chosen on `held-out`"
 
 SAMPLES_NOTE = """# {title}
 
@@ -98,7 +100,7 @@ def up_to_date(made: Path, shop: Workshop) -> bool:
 
 
 def write_samples(shop: Workshop) -> None:
-    """``icons3d`` (16 things, a style), ``subject`` (one thing, 6 pictures) and ``held-out`` (12 true pairs)."""
+    """``icons3d`` (16 things, a style), ``subject`` (one), ``held-out`` and ``selection`` (12 true pairs each)."""
     pictures, shuffled = Pictures.load(shop.work), random.Random(shop.seed)
     target = shop.assets / "samples"
     known = [pictures.concepts[i] for i in learned_things(pictures, shop.profile)]
@@ -107,7 +109,10 @@ def write_samples(shop: Workshop) -> None:
     _write_set(target / "subject", pictures, _subject_set(known, shuffled), "a subject to learn", f"One {SUBJECT}")
     unused = [c for c in known if c not in [row[0] for row in style] and len(c.name.split()) <= 2]
     alike = [c for c in unused if overlap(pictures, pictures.concepts.index(c)) >= LEAST_OVERLAP]
-    _write_held_out(target / "held-out", pictures, shuffled.sample(alike, len(COLOURS)))
+    held_out = shuffled.sample(alike, len(COLOURS))
+    _write_pairs(target / "held-out", pictures, held_out, "Held out", TO_MEASURE)
+    others = [c for c in alike if c not in held_out]
+    _write_pairs(target / "selection", pictures, shuffled.sample(others, len(COLOURS)), "Selection", TO_CHOOSE)
 
 
 def overlap(pictures: Pictures, index: int) -> float:
@@ -137,7 +142,7 @@ def _subject_set(known: list[Concept], shuffled: random.Random) -> list[tuple[Co
     return [(thing, c, s, caption(named, c)) for c, s in zip(colours, sizes, strict=True)]
 
 
-def _write_held_out(target: Path, pictures: Pictures, concepts: list[Concept]) -> None:
+def _write_pairs(target: Path, pictures: Pictures, concepts: list[Concept], title: str, use: str) -> None:
     """Things that the style set does not contain, in both styles: what a model that learned the style should draw."""
     with written_whole(target, folder=True) as temporary:
         for number, (concept, colour) in enumerate(zip(concepts, COLOURS, strict=True), start=1):
@@ -147,9 +152,9 @@ def _write_held_out(target: Path, pictures: Pictures, concepts: list[Concept]) -
                 drawn = picture(pictures.draw(style, index, COLOURS[colour], RENDER_PX))
                 drawn.save(temporary / f"{name}.{style}.jpg", quality=92)
             write_text(temporary / f"{name}.txt", f"{caption(concept, colour)}, 3d style\n")
-        text = HELD_OUT_NOTE.format(share=LEAST_OVERLAP)
+        text = PAIRS_NOTE.format(share=LEAST_OVERLAP, use=use)
         licence = f"{LICENCES['@iconify-json/noto']} (flat), and {LICENCES['@lobehub/fluent-emoji-3d']} (3d)"
-        write_text(temporary / "README.md", SAMPLES_NOTE.format(title="Held out", text=text, licence=licence))
+        write_text(temporary / "README.md", SAMPLES_NOTE.format(title=title, text=text, licence=licence))
 
 
 def _write_set(
