@@ -45,7 +45,7 @@ Report = Callable[[PhaseName, int, int], None]  # phase, done, total
 VALIDATION_TIMESTEPS = len(BANDS)  # one in the middle of each
 
 # Settings that a resumed run may change: none of them touches what is trained. Where things lie is told by content.
-FREE_SECTIONS = {"name", "config_version", "sample", "save"}
+FREE_SECTIONS = {"name", "config_version", "sample", "save", "log"}
 FREE_SETTINGS = {
     *("model.base", "model.vae", "model.revision", "data.prior.folder", "data.prior.count", "data.cache"),
     *("data.folder", "data.mask.source", "data.more.folder", "data.more.mask.source"),

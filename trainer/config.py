@@ -10,6 +10,7 @@ from trainer.config_data import DataConfig
 from trainer.config_rules import check_optimizer, check_schedule
 from trainer.config_sections import (
     AdapterConfig,
+    LogConfig,
     LossConfig,
     ModelConfig,
     NoiseConfig,
@@ -41,6 +42,7 @@ class RunConfig(Section):
     noise: NoiseConfig = NoiseConfig()
     sample: SampleConfig = SampleConfig()
     save: SaveConfig = SaveConfig()
+    log: LogConfig = LogConfig()
 
     @property
     def pictures_per_step(self) -> int:
@@ -96,6 +98,12 @@ class RunConfig(Section):
                     f"loss.{name} is {value}, but loss.kind is l2, which has none: set that to huber or smooth-l1, or "
                     f"take loss.{name} out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _offline_needs_a_project(self) -> RunConfig:
+        if self.log.wandb_offline and self.log.wandb_project is None:
+            raise ValueError("log.wandb_offline is true, but there is no log.wandb_project: name one, or take it out")
         return self
 
     @model_validator(mode="after")

@@ -384,3 +384,24 @@ class SaveConfig(Section):
         description="Steps between checkpoints; 0: at the end only.",
     )
     keep_last: int = Field(default=2, ge=1, le=1000, title="Keep", description="Newest checkpoints that stay on disk.")
+
+
+class LogConfig(Section):
+    """Where numbers and samples go besides the run's own files."""
+
+    tensorboard: bool = Field(
+        default=False,
+        title="TensorBoard",
+        description="Write what TensorBoard shows into the folder tensorboard of the run as well.",
+    )
+    wandb_project: str | None = Field(
+        default=None,
+        min_length=1,
+        title="W&B project",
+        description="Send numbers, settings and samples to this project of Weights & Biases; absent: nothing is sent.",
+    )
+    wandb_offline: bool = Field(
+        default=False,
+        title="W&B offline",
+        description="Keep what is for Weights & Biases in the run's folder, to be sent later with `wandb sync`.",
+    )

@@ -33,6 +33,7 @@ from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
 from trainer.home import Home
 from trainer.memory_advice import smaller_settings
+from trainer.objective_notices import objective_notices
 from trainer.optimizers import what_is_missing
 from trainer.speed import Expectation, expected_speed
 from trainer.twins import configs_of
@@ -45,6 +46,7 @@ from trainer.vram import (
     training_memory,
     unmatched_patterns,
 )
+from trainer.writer_packages import writer_problems
 
 Scan = Callable[[Path, int, float], ImageSet]
 
@@ -125,6 +127,7 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
         *_data_problems(datasets),
         *base_problems,
         *_optimizer_problems(config, machine),
+        *writer_problems(config.log),
         *(_adapter_problems(config, base) if base and is_known else []),
         *_disk_problems(disk, free),
     ]
@@ -135,6 +138,7 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
         *_prior_notices(config),
         *_full_notices(config),
         *_schedule_notices(config),
+        *objective_notices(config, base),
         *_machine_notices(config, machine, memory),
     ]
     return Plan(

@@ -44,6 +44,8 @@ from trainer.team import Team, join_team, note_on_shares, require_shares
 from trainer.teammate import accompany, failure_of
 from trainer.training import Every, Training
 from trainer.watch import StopAskedError, Watch, answer_stop
+from trainer.writer_packages import require_writers
+from trainer.writers import Writers, open_writers
 
 VERSIONS_OF = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
 
@@ -86,6 +88,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> 
     compute = choose_compute(config.train.precision)
     events.append(_started(config, newest, compute))
     require_optimizer(config.optim.kind, compute.device)
+    require_writers(config.log)
     require_shares(config.train.accumulation, team)
     _warn(run, note_on_shares(config.train.accumulation, team))
     try:
@@ -122,8 +125,12 @@ def _train_and_export(
         _warn(run, note_on_threads(newest, compute))
     print(describe_groups(training.adapters, training.optimizer), flush=True)
     report("training")
-    with ProgressBar(training.steps, training.progress.step) as bar:
-        watch = _watch(run, config, components, training, store, compute, bar)
+    warn = partial(_warn, run)
+    with (
+        ProgressBar(training.steps, training.progress.step) as bar,
+        open_writers(run, config, training.progress.step + 1, warn) as writers,
+    ):
+        watch = _watch(run, config, components, training, store, compute, bar, writers)
         ending = train(training, watch)
     if watch.seconds and team.size == 1:  # what a plan counts with
         record_speed(home, config, str(compute.device), watch.median_seconds)
@@ -179,6 +186,7 @@ def _watch(
     store: CheckpointStore,
     compute: Compute,
     bar: ProgressBar,
+    writers: Writers,
 ) -> Watch:
     shots = sample_shots(config, training.datasets[0].plain_batch([0]).captions[0])
     return Watch(
@@ -189,6 +197,7 @@ def _watch(
         bar=bar,
         save_every=Every(config.save.every_steps),
         sample_every=Every(config.sample.every_steps),
+        writers=writers,
         team=training.team,
     )
 

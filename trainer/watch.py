@@ -33,6 +33,7 @@ from trainer.run_dir import RunDir
 from trainer.sampling import samples_folder
 from trainer.team import ALONE, Team
 from trainer.training import Every, Outcome, Training, is_finite, validation_losses
+from trainer.writers import Writers
 
 PAUSE_SECONDS = 0.2
 
@@ -61,6 +62,7 @@ class Watch:
     bar: ProgressBar
     save_every: Every
     sample_every: Every
+    writers: Writers
     team: Team = ALONE
     seconds: list[float] = field(default_factory=list)  # of this process' steps
     alarms: Alarms = field(default_factory=Alarms)
@@ -98,6 +100,7 @@ class Watch:
         )
         MetricsLog(self.run.metrics_file).append(row)
         crash_point("metrics.appended")
+        self.writers.write(row)
         if alarm := self.alarms.heed(row):
             self.warn(alarm)
         self.bar.advance(progress.step, outcome.loss, self.median_seconds)
@@ -154,6 +157,7 @@ class Watch:
             self.warn(f"No samples of step {step}: {classify(error).sentence}")
         else:
             self.event(Sampled(step=step, folder=self._relative(folder)))
+            self.writers.show(step, folder)
         self.phase("training")
 
     def wait_while_paused(self, training: Training) -> None:

@@ -279,6 +279,7 @@ def test_the_whole_config_is_a_json_schema() -> None:
             "noise.timestep_location",
             "noise.timesteps is mode",
         ),
+        ({"log": {"wandb_offline": True}}, "log.wandb_offline", "there is no log.wandb_project: name one"),
         ({"noise": {"timestep_scale": 0.5}}, "noise.timestep_scale", "but noise.timesteps is uniform"),
     ],
 )

@@ -29,6 +29,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.base": "owner/name",
     "model.revision": "fp16",
     "model.vae": "owner/vae",
+    "model.clip_skip": 2,
     "model.prediction": "v",
     "model.zero_terminal_snr": False,
     "data.folder": "/tést dír/x",
@@ -114,6 +115,9 @@ OTHER_VALUES: dict[str, Any] = {
     "sample.size_px": [512, 768],
     "save.every_steps": 4,
     "save.keep_last": 5,
+    "log.tensorboard": True,
+    "log.wandb_project": "pandas",
+    "log.wandb_offline": True,
 }
 
 

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from rich.console import Console
 
 from tests.trainer.conftest import write_pictures
+from trainer import writer_packages
 from trainer.cli_plan import print_plan, summary
 from trainer.config_io import parse_config
 from trainer.data.dataset import BatchOrder, bucket_groups, make_examples
@@ -371,3 +372,51 @@ def test_the_command_prints_the_plan_and_its_code_says_whether_it_can_start(
     assert worse.returncode == 1
     assert "did you mean train.steps?" in worse.stderr
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "sections", "words"),
+    [
+        ("sd2", {"noise": {"offset": 0.05}}, "noise.offset is 0.05 and the model has zero terminal SNR"),
+        ("sd2", {"loss": {"weighting": "min-snr"}}, "where there is only noise the weight is 0"),
+        ("sd2", {"noise": {"timestep_range": [0.0, 0.5]}}, "noise.timestep_range ends at 0.5"),
+        ("sd1", {"noise": {"offset": 0.05, "pyramid": 0.3}}, "noise.offset and noise.pyramid are for the same"),
+        ("sd1", {"noise": {"offset": 0.3}}, "noise.offset is 0.3: above 0.2"),
+        ("sd1", {"noise": {"timestep_range": [0.5, 0.55]}}, "[0.5, 0.55]: little of the noise schedule"),
+        ("sd1", {"noise": {"timesteps": "mode"}, "loss": {"weighting": "p2"}}, "both weigh timesteps"),
+        ("sd1", {"loss": {"kind": "huber", "delta": 2, "delta_schedule": "snr"}}, "loss.delta is 2"),
+    ],
+)
+def test_odd_settings_of_loss_and_noise_are_told(
+    make_plan: Callable[..., Plan],
+    tiny_base: Callable[[str], Path],
+    family: str,
+    sections: dict[str, dict[str, Any]],
+    words: str,
+) -> None:
+    plain = make_plan(model={"base": str(tiny_base(family))}).notices
+    found = make_plan(model={"base": str(tiny_base(family))}, **sections)
+    (told,) = set(found.notices) - set(plain)
+    assert words in told
+    assert found.is_ready
+
+
+def test_what_suits_zero_terminal_snr_depends_on_what_the_run_says_of_it(
+    make_plan: Callable[..., Plan], tiny_base: Callable[[str], Path]
+) -> None:
+    offset = {"offset": 0.05}
+    assert not any("noise.offset" in notice for notice in make_plan(noise=offset).notices)
+    base = str(tiny_base("sd2"))
+    switched_off = make_plan(model={"base": base, "zero_terminal_snr": False}, noise=offset)
+    assert not any("noise.offset" in notice for notice in switched_off.notices)
+    switched_on = make_plan(model={"prediction": "v", "zero_terminal_snr": True}, noise=offset)
+    assert any("noise.offset" in notice for notice in switched_on.notices)
+
+
+def test_a_writer_that_cannot_work_is_a_problem(
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_packages, "find_spec", lambda name: None)
+    found = make_plan(log={"tensorboard": True})
+    assert keys(found) == ["log.tensorboard"]
+    assert not found.is_ready
