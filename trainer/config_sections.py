@@ -91,6 +91,14 @@ class AdapterConfig(Section):
         title="Rank-stabilised",
         description="Scale by alpha / sqrt(rank) (rsLoRA) instead of alpha / rank.",
     )
+    ranks: dict[
+        Annotated[str, Field(min_length=1)],
+        Annotated[int, Field(ge=1, le=1024)],
+    ] = Field(
+        default={},
+        title="Ranks by layer",
+        description='Of layers whose path in the UNet matches a glob, such as "*.attn2.*" = 4; the last match counts.',
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, title="Dropout", description="On the input of the low-rank path.")
     targets: TargetSet = Field(
         default="attention", title="Layers", description="Which layers of the UNet (and text encoder) are adapted."

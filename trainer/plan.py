@@ -215,10 +215,12 @@ def _set_notices(datasets: Sequence[DatasetReport], tokens: int) -> list[str]:
 
 
 def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
-    unmatched = unmatched_patterns(config, base)
-    if unmatched:
-        keys = "adapter.include" if set(unmatched) & set(config.adapter.include) else "adapter.exclude"
-        return [Problem(keys, f"{keys} has {', '.join(map(repr, unmatched))}: no layer of {base.name} is called so")]
+    if wrong := unmatched_patterns(config, base):
+        whose = {"adapter.ranks": "no layer that is adapted"}
+        return [
+            Problem(key, f"{key} has {', '.join(patterns)}: {whose.get(key, f'no layer of {base.name}')} is called so")
+            for key, patterns in wrong.items()
+        ]
     if not adapter_parameters(config, base)["unet"]:
         return [Problem("adapter.exclude", "adapter.exclude leaves no layer of the UNet: take globs out")]
     if below := parts_below_rank(config, base):
@@ -308,7 +310,7 @@ def _prior_notices(config: RunConfig) -> list[str]:
 
 # Settings that say nothing to a full fine-tune, by section.
 NOT_OF_FULL: Mapping[str, tuple[str, ...]] = {
-    "adapter": ("rank", "alpha", "conv_rank", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
+    "adapter": ("rank", "alpha", "conv_rank", "ranks", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
     "optim": ("magnitude_factor", "up_factor"),
 }
 

@@ -229,6 +229,21 @@ def test_both_makes_a_pair_in_one_job(home: Home, page: Page) -> None:
     assert (entry.job.kind, set(entry.job.runs)) == ("twin", {run.path for run in made})
 
 
+def test_full_is_a_kind_to_which_no_rank_and_no_axis_belong(home: Home, page: Page) -> None:
+    before = runs(home)
+    page.get_by_text("Full", exact=True).click()
+    for name in ("Rank", "Alpha"):
+        expect(field(page, name)).to_be_disabled()
+    expect(page.get_by_role("radio", name="Input dim")).to_be_disabled()
+    page.locator("#setup .start").click()
+    page.wait_for_url("**place=train*")
+    (made,) = [run for run in runs(home) if run not in before]
+    assert parse_config(read_toml(made.config_file)).adapter.kind == "full"
+    page.get_by_role("tab", name="2 Setup").click()
+    page.get_by_text("DoRA", exact=True).first.click()
+    expect(field(page, "Rank")).to_be_enabled()
+
+
 def test_a_run_that_was_made_fills_the_form(home: Home, page: Page) -> None:
     folder = home.path / "sets" / "subject"
     config = config_from({"preset": "starter-lora"}, [f"data.folder={folder}", "adapter.rank=5", "name=filling"])

@@ -51,6 +51,29 @@ def keys(found: Plan) -> list[str]:
     return [problem.key for problem in found.problems]
 
 
+def test_optimizers_that_cannot_work_here_and_schedules_that_do_not_suit_them_are_told(
+    make_plan: Callable[..., Plan],
+) -> None:
+    found = make_plan(optim={"kind": "adamw8bit"})
+    assert keys(found) == ["optim.kind"]
+    assert str(found.problems[0]) == "optim.kind is adamw8bit, which needs an NVIDIA card: set it to adamw"
+    assert any("constant suits it" in notice for notice in make_plan(optim={"kind": "adamw-schedule-free"}).notices)
+    restarts = make_plan(optim={"kind": "prodigy"}, schedule={"cycles": 3})
+    assert any("prodigy finds its rate best without restarts" in notice for notice in restarts.notices)
+    assert not any("prodigy" in notice for notice in make_plan(optim={"kind": "prodigy"}).notices)
+
+
+def test_globs_of_ranks_that_no_adapted_layer_has_are_a_problem_with_what_comes_near(
+    make_plan: Callable[..., Plan],
+) -> None:
+    (problem,) = make_plan(adapter={"ranks": {"*.attn2.to_qq": 4}}).problems
+    assert problem.key == "adapter.ranks"
+    assert "'*.attn2.to_qq'; near it: attn2.to_q" in problem.sentence
+    assert make_plan(adapter={"ranks": {"*.attn2.to_q": 4}}).is_ready
+    small, large = (make_plan(adapter={"ranks": {"*": rank}}).trainable["unet"] for rank in (1, 3))
+    assert small < large
+
+
 def test_a_good_config_has_a_plan_without_problems(make_plan: Callable[..., Plan]) -> None:
     found = make_plan()
     assert found.problems == ()

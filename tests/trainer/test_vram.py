@@ -35,6 +35,7 @@ ADAPTERS: list[dict[str, Any]] = [
     {"kind": "lora", "rank": 3, "targets": "attention"},
     {"kind": "dora", "rank": 5, "targets": "attention-mlp", "text_encoder": True},
     {"kind": "dora", "norm_axis": "output", "rank": 5, "conv_rank": 2, "targets": "attention-mlp-conv"},
+    {"rank": 3, "ranks": {"*.attn2.*": 2, "*.attn2.to_k": 4, "mid_block.*": 99}, "targets": "attention-mlp-conv"},
     {"kind": "full", "rank": 999, "targets": "attention-mlp-conv", "text_encoder": True},
     {"kind": "dora", "rank": 9, "include": ["*.attn2.*", "*.conv1"], "exclude": ["mid_block.*"]},  # above some widths
 ]
@@ -127,4 +128,10 @@ def test_activations_grow_with_pixels_and_batch_and_shrink_with_checkpointing(ti
 def test_globs_that_no_layer_has_are_found(tiny_base: Callable[[str], Path]) -> None:
     facts = look_up(str(tiny_base("sd1")))
     config = config_of("x", adapter={"include": ["*.attn1.*", "*.atn2.*"], "exclude": ["up_block.*"]})
-    assert unmatched_patterns(config, facts) == ["*.atn2.*", "up_block.*"]
+    assert unmatched_patterns(config, facts) == {
+        "adapter.include": ["'*.atn2.*'"],
+        "adapter.exclude": ["'up_block.*'"],
+    }
+    ranks = {"*.attn2.to_q": 3, "*.ff.*": 2, "*.to_qq": 2}
+    wrong = unmatched_patterns(config_of("x", adapter={"ranks": ranks}), facts)
+    assert wrong == {"adapter.ranks": ["'*.ff.*'", "'*.to_qq'; near it: to_q, to_v, to_k"]}
