@@ -129,12 +129,12 @@ class RunConfig(Section):
 
 def renewed(values: dict[str, Any]) -> dict[str, Any]:
     """What a file says, older names replaced: train.min_snr_gamma chose the weighting before there were others."""
-    train = values.get("train")
-    if not isinstance(train, dict) or "min_snr_gamma" not in train:
+    train, loss = values.get("train"), values.get("loss", {})
+    if not isinstance(train, dict) or "min_snr_gamma" not in train or not isinstance(loss, dict):
         return values
     others = {name: value for name, value in train.items() if name != "min_snr_gamma"}
-    loss = {"weighting": "min-snr", "min_snr_gamma": train["min_snr_gamma"]} | values.get("loss", {})
-    return values | {"train": others, "loss": loss}
+    chosen = {"weighting": "min-snr", "min_snr_gamma": train["min_snr_gamma"]}
+    return values | {"train": others, "loss": chosen | loss}
 
 
 _NO_TEXT_ENCODER = "but adapter.text_encoder is false: set that to true or take this setting out"

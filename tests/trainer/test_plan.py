@@ -17,7 +17,7 @@ from rich.console import Console
 from tests.trainer.conftest import write_pictures
 from trainer import writer_packages
 from trainer.cli_plan import print_plan, summary
-from trainer.config_io import parse_config
+from trainer.config_io import config_from, parse_config
 from trainer.data.dataset import BatchOrder, bucket_groups, make_examples
 from trainer.data.report import DatasetReport, dataset_notices, least_tokens, notices_of_all, report_dataset
 from trainer.disk import MARGIN_BYTES
@@ -182,7 +182,8 @@ def test_kohyas_folder_names_are_read_as_the_settings_that_say_the_same(
     write_pictures(picture_folder / "10_sks dog", [(40, 40)])
     (notice,) = (notice for notice in make_plan().notices if "10_sks dog" in notice)
     setting = notice.partition("kohya's trainer: ")[2]
-    assert setting == 'data.more=[{folder="10_sks dog", repeats=10, instance_prompt="sks dog"}]'
+    (one,) = config_from({"model": {"base": "x"}, "data": {"folder": "y"}}, [setting]).data.more
+    assert (one.folder, one.repeats, one.instance_prompt) == (picture_folder / "10_sks dog", 10, "sks dog")
     only = make_plan(data={"folder": str(picture_folder / "10_sks dog")})
     assert any("repeats=10 and instance_prompt='sks dog'" in notice for notice in only.notices)
     (above,) = make_plan(data={"folder": str(picture_folder.parent)}).problems
