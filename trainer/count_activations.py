@@ -14,7 +14,6 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from importlib import resources
 from typing import Any, cast
 
 import torch
@@ -26,7 +25,7 @@ from dora_core.injection import inject
 from dora_core.spec import AdapterSpec
 from trainer.bench.saved_bytes import FlashAttention, LiveBytes
 from trainer.lean import choose_blocks
-from trainer.released import released_vae
+from trainer.released import released_architectures, released_vae
 from trainer.vram import ACTIVATION_TABLE
 
 COUNTED = ("sd1", "sdxl")  # SD 2's UNet has SD 1's blocks
@@ -93,8 +92,7 @@ def _recomputation() -> tuple[Any, Any]:
 
 
 def _unet(family: str) -> UNet2DConditionModel:
-    text = resources.files("dora_core").joinpath("data", "architectures.json").read_text(encoding="utf-8")
-    config = json.loads(text)[FAMILIES[family].component("unet").architecture]["config"]
+    config = released_architectures()[FAMILIES[family].component("unet").architecture]["config"]
     with torch.device("meta"):
         return cast(Any, UNet2DConditionModel(**config)).to(torch.bfloat16).requires_grad_(False)
 
