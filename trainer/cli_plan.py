@@ -133,8 +133,8 @@ def _memory(found: Plan) -> str:
     have = f"{found.machine.memory_bytes / GIB:.1f} GiB of {found.machine.name}"
     lines = [f"about {found.memory.peak_bytes / GIB:.2f} GiB at most, of {have}"]
     lines += [_part(part) for part in found.memory.step]
-    drawing = found.memory.sampling[-1]
-    return "\n".join([*lines, f"{_part(drawing)}, in place of activations"])
+    drawing = [part for part in found.memory.sampling if part not in found.memory.step]
+    return "\n".join([*lines, *(f"{_part(part)}, to draw, in place of activations" for part in drawing)])
 
 
 def _part(part: MemoryPart) -> str:

@@ -60,6 +60,31 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _recomputation_has_to_be_on(self) -> RunConfig:
+        if self.train.checkpointing:
+            return self
+        if self.model.bits != "as-is":
+            raise ValueError(
+                f"model.bits is {self.model.bits}, but train.checkpointing is false, which keeps every weight that was "
+                "unpacked: set that to true, or model.bits to as-is"
+            )
+        if self.train.checkpointed != "all":
+            raise ValueError(
+                f"train.checkpointed is {self.train.checkpointed}, but train.checkpointing is false: set that to true "
+                "or take this setting out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_weights_are_not_quantised(self) -> RunConfig:
+        if self.model.bits != "as-is" and self.adapter.kind == "full":
+            raise ValueError(
+                f"model.bits is {self.model.bits}, but adapter.kind is full, which trains the weights themselves: set "
+                "model.bits to as-is"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _convolution_rank_needs_convolutions(self) -> RunConfig:
         adapter = self.adapter
         if adapter.conv_rank is not None and adapter.targets != "attention-mlp-conv" and not adapter.include:

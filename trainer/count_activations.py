@@ -24,6 +24,7 @@ from dora_core.families import FAMILIES, UNET_TARGETS, TargetSet
 from dora_core.injection import inject
 from dora_core.spec import AdapterSpec
 from trainer.bench.saved_bytes import FlashAttention, LiveBytes
+from trainer.lean import choose_blocks
 from trainer.released import released_architectures, released_vae
 from trainer.vram import ACTIVATION_TABLE
 
@@ -33,7 +34,7 @@ KINDS: Mapping[str, AdapterSpec] = {
     "lora": AdapterSpec(kind="lora"),  # DoRA on the input axis keeps the same
     "dora-output": AdapterSpec(kind="dora", norm_axis="output"),
 }
-MODES = ("plain", "checkpointing")
+MODES = ("plain", "checkpointing", "transformers")  # the last: checkpointing of these blocks alone
 RANK = 1
 CONTEXT_TOKENS = 77
 
@@ -62,9 +63,10 @@ def _at_own_size(family: str, kind: str, targets: TargetSet, mode: str) -> float
 def step_bytes_per_pixel(family: str, kind: str, targets: TargetSet, mode: str, side_px: int) -> float:
     """Bytes alive at the worst moment of a step on one picture, without the weights, by its pixels."""
     unet = _unet(family)
-    if mode == "checkpointing":
+    if mode != "plain":
         # recomputation runs outside of the caller's modes
         unet.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=_recomputation))
+        choose_blocks(unet, "transformers" if mode == "transformers" else "all")
     spec = KINDS[kind]
     inject(
         unet,

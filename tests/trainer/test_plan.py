@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -320,14 +321,21 @@ def test_least_tokens_never_exceeds_what_clips_tokenizer_makes(tiny_base: Callab
         assert least_tokens(text) <= len(tokenizer(text).input_ids)
 
 
-def test_a_card_that_is_too_small_is_a_notice_with_the_next_thing_to_try(make_plan: Callable[..., Plan]) -> None:
-    small = Machine("a tiny card", 100 * 2**20, True)
-    assert any("set train.checkpointing to true" in notice for notice in make_plan(small).notices)
-    train = {"checkpointing": True, "batch_size": 4}
-    assert any(
-        "set train.batch_size to 1 and train.accumulation to 4" in n for n in make_plan(small, train=train).notices
-    )
-    assert not any("may not fit" in notice for notice in make_plan(CARD).notices)
+def test_a_card_that_is_too_small_is_a_notice_with_what_would_make_it_fit(make_plan: Callable[..., Plan]) -> None:
+    train = {"batch_size": 64}
+    memory = make_plan(CARD, train=train).memory
+    assert memory is not None
+    assert not any("may not fit" in notice for notice in make_plan(CARD, train=train).notices)
+    (tight,) = fitting_notices(make_plan(Machine("a card", int(memory.peak_bytes / 0.95) - 2**20, True), train=train))
+    assert "set train.checkpointing to true and train.checkpointed to transformers (they are false and all)" in tight
+    assert re.search(r"which saves \d+ MiB; then it takes about 0\.\d GiB$", tight)
+    (hopeless,) = fitting_notices(make_plan(Machine("a tiny card", 100 * 2**20, True), train=train))
+    assert "set train.checkpointing to true (it is false), which saves" in hopeless
+    assert hopeless.endswith("; choose a smaller base model")
+
+
+def fitting_notices(made: Plan) -> list[str]:
+    return [notice for notice in made.notices if "may not fit" in notice]
 
 
 def test_a_full_disk_is_a_problem(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
