@@ -127,7 +127,7 @@ def test_a_full_fine_tune_that_was_stopped_is_the_same_to_the_byte(
 
 
 OPTIMIZED: list[dict[str, object]] = [  # what else a checkpoint has to hold
-    {"optim": {"kind": "prodigy"}, "adapter__text_encoder": True},
+    {"optim": {"kind": "prodigy"}, "adapter__text_encoder": True, "model__clip_skip": 2},
     {"optim": {"kind": "adamw-schedule-free", "learning_rate": 1e-2}, "schedule__kind": "constant"},
     {"optim": {"learning_rate": 1e-2, "ema_decay": 0.9, "up_factor": 4.0}, "schedule__cycles": 2},
 ]
