@@ -25,7 +25,7 @@ from trainer.data.report import report_dataset
 from trainer.data.scan import scan
 from trainer.data.tensor_cache import TensorCache, cache_key
 from trainer.data.text_cache import LiveText, TextSource, cache_text
-from trainer.data.wording import plain, wordings
+from trainer.data.wording import plain
 from trainer.events import PhaseName
 from trainer.failures import ExplainedError
 from trainer.home import Home
@@ -206,8 +206,7 @@ def build_text(
     live = LiveText(components.family.name, components.text_encoders, components.tokenizers, components.left_out)
     if config.adapter.text_encoder:
         return live
-    found = [wordings(one.caption, one.settings) for dataset in datasets for one in dataset.examples]
-    captions = (text for texts in found if texts is not None for text in sorted(texts))
+    captions = (text for dataset in datasets for texts in dataset.wordings for text in sorted(texts or ()))
     return cache_text(live, captions, components.fingerprint, cache)
 
 

@@ -13,7 +13,8 @@ from rich.text import Text
 from trainer.config_data import MoreImagesConfig
 from trainer.config_errors import ConfigError
 from trainer.config_io import load_config
-from trainer.data.report import DatasetReport, shown_in_pass, told_of_texts
+from trainer.data.report import DatasetReport, shown_in_pass
+from trainer.data.wording import told_of_texts
 from trainer.home import Home
 from trainer.plan import Plan, plan
 from trainer.speed import Expectation
@@ -100,7 +101,8 @@ def _as_set(report: DatasetReport) -> str:
 def _captions(found: Plan) -> str:
     captions = [report.captions for report in found.datasets]
     counts = sum(one.found for one in captions), sum(len(one.missing) for one in captions)
-    texts = told_of_texts(found.datasets, found.config.adapter.text_encoder)
+    wordings = [texts for report in found.datasets for texts in report.wordings]
+    texts = told_of_texts(wordings, found.config.adapter.text_encoder)
     return f"{counts[0]} found, {counts[1]} missing; {texts}"
 
 

@@ -22,6 +22,7 @@ from trainer.components import Components, load_components
 from trainer.compute import Compute, choose_compute
 from trainer.config import RunConfig
 from trainer.config_io import parse_config, read_toml
+from trainer.data.wording import told_of_texts
 from trainer.device_lock import DeviceBusyError, Holder, hold_device, named, told
 from trainer.disk import require_free
 from trainer.events import EventLog, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
@@ -123,6 +124,8 @@ def _train_and_export(
     if newest is not None:
         restore(training, newest)
         _warn(run, note_on_threads(newest, compute))
+    texts = [found for dataset in training.datasets for found in dataset.wordings]
+    print(told_of_texts(texts, config.adapter.text_encoder))
     print(describe_groups(training.adapters, training.optimizer), flush=True)
     report("training")
     warn = partial(_warn, run)

@@ -7,7 +7,7 @@ const laid = new Map(); // curves of other runs, by id, in the order in which th
 const bands = () => data.curves[0]?.bands ?? [];
 const isBanded = () => banded.checked && bands().length > 0;
 const runs = () => [...data.curves, ...[...laid.values()].filter((curve) => !data.curves.some((own) => own.run === curve.run))];
-const ownBands = () => bands().map((band) => ({ ...band, name: `timesteps ${band.name}`, steps: data.curves[0].steps, width: data.curves[0].width }));
+const ownBands = () => bands().map((band) => ({ ...band, title: band.name, name: `timesteps ${band.name}`, steps: data.curves[0].steps, width: data.curves[0].width }));
 const lines = () => (isBanded() ? ownBands() : runs()).map((curve, place) => ({ ...curve, colour: COLOURS[place % COLOURS.length] }));
 const css = (name) => getComputedStyle(part('.panel')).getPropertyValue(name).trim() || '#888';
 // The step in the middle of a bucket.
@@ -169,7 +169,7 @@ const summary = () => {
 const table = () => {
   banded.parentNode.hidden = !bands().length;
   part('.bands').hidden = !isBanded();
-  const rows = isBanded() ? bands().map((band) => [band.name, short(smoothed({ ...band, width: data.curves[0].width }).at(-1)), short(band.validation.at(-1)?.[1])]) : [];
+  const rows = isBanded() ? ownBands().map((band) => [band.title, short(smoothed(band).at(-1)), short(band.validation.at(-1)?.[1])]) : [];
   part('.bands tbody').replaceChildren(...rows.map((row) => {
     const line = document.createElement('tr');
     line.append(...row.map((text) => Object.assign(document.createElement('td'), { textContent: text })));

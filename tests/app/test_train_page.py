@@ -232,7 +232,7 @@ def test_the_chart_says_in_words_what_it_draws_and_follows_the_keys(
     chart.get_by_label("By timesteps").check()
     expect(chart.locator(".legend li span").first).to_have_text("timesteps 0-25 %")
     expect(chart.locator("#loss-summary")).to_contain_text("Validation 0.0600 at step 300")
-    by_hand = smoothed((row(step).band_losses[3] for step in range(1, 301)), keep=1 - 10 ** (-3 * 0.6))
+    by_hand = smoothed((row(step).band_losses[3] for step in range(1, 301)), keep=1 - 8 / (300 * 0.6))
     expect(chart.get_by_role("row").last.get_by_role("cell")).to_have_text(["75-100 %", f"{by_hand:.4f}", "0.0600"])
 
 

@@ -17,7 +17,7 @@ from trainer.data.buckets import Bucket, Placement
 from trainer.data.masks import Mask, open_mask
 from trainer.data.report import DatasetReport
 from trainer.data.scan import Picture, open_upright
-from trainer.data.wording import plain, vary
+from trainer.data.wording import plain, vary, wordings
 from trainer.seeds import chance, generator
 from trainer.text import Framing
 
@@ -116,6 +116,11 @@ class Dataset:
     views: tuple[tuple[View, ...], ...]
     order: BatchOrder
     weight: float = 1.0
+
+    @property
+    def wordings(self) -> list[frozenset[str] | None]:
+        """Of each caption, None where they are too many to keep."""
+        return [wordings(one.caption, one.settings) for one in self.examples]
 
     def batch(self, number: int) -> Batch:
         """Which views and words it has follows from the seed, the purpose, `number` and the place in the batch."""

@@ -47,6 +47,11 @@ class DatasetReport:
         """The size with the most pixels that occurs."""
         return max(self.buckets, key=lambda bucket: bucket.width * bucket.height, default=None)
 
+    @property
+    def wordings(self) -> list[frozenset[str] | None]:
+        """Of each caption, None where they are too many to keep."""
+        return [wordings(caption.text, self.settings) for caption in self.captions.by_picture.values()]
+
     def variants(self, placement: Placement) -> tuple[Placement, ...]:
         return variants(placement, self.settings.crop_jitter, self.settings.flip)
 
@@ -102,20 +107,6 @@ def dataset_notices(report: DatasetReport, tokens: int) -> list[str]:
         *_about_captions(report, tokens),
         *_about_masks(report),
     ]
-
-
-def told_of_texts(reports: Sequence[DatasetReport], is_trained: bool) -> str:
-    """How the texts of a run get to the UNet, which is decided by what may become of the captions."""
-    if is_trained:
-        return "captions are encoded at every step, as the text encoder is trained"
-    found = [
-        wordings(caption.text, report.settings) for report in reports for caption in report.captions.by_picture.values()
-    ]
-    live = sum(texts is None for texts in found)
-    kept = len(frozenset[str]().union(*(texts for texts in found if texts is not None)))
-    if live:
-        return f"captions of {live} pictures have too many wordings to keep: encoded at every step"
-    return f"{kept} texts are encoded once and kept"
 
 
 def _captions(one: ImageSetConfig, images: ImageSet) -> tuple[Captions, list[str]]:

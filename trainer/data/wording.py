@@ -44,6 +44,15 @@ def wordings(text: str, options: CaptionOptions, most: int = MOST_WORDINGS) -> f
     return None if chosen is None or len(found) > most else frozenset(found)
 
 
+def told_of_texts(found: Sequence[frozenset[str] | None], is_trained: bool) -> str:
+    """How texts get to the UNet. `found`: the wordings of each picture; `is_trained`: a text encoder is."""
+    if is_trained:
+        return "captions are encoded at every step, as the text encoder is trained"
+    if live := found.count(None):
+        return f"captions of {live} pictures have too many wordings to keep: encoded at every step"
+    return f"{len(frozenset[str]().union(*filter(None, found)))} texts are encoded once and kept"
+
+
 def is_balanced(text: str) -> bool:
     """Whether every brace has its other one."""
     while (inner := CHOICE.sub("", text)) != text:
