@@ -65,6 +65,8 @@ def control_of(setting: Setting) -> Control:
     schema = setting.schema
     if "enum" in schema or "const" in schema:
         return "choice"
+    if setting.is_table:
+        return "lines"
     if setting.is_list:
         return "numbers" if "prefixItems" in schema else "lines"
     if schema.get("type") == "boolean":
@@ -123,6 +125,8 @@ def as_text(setting: Setting, value: object) -> str:
         return ""
     if isinstance(value, bool):
         return ON if value else OFF
+    if isinstance(value, dict):
+        return "\n".join(f"{json.dumps(name, ensure_ascii=False)} = {_plain(each)}" for name, each in value.items())
     if isinstance(value, (list, tuple)):
         if setting.entry is not None:
             return "\n".join(_inline_table(setting.entry, each) for each in value)
@@ -137,6 +141,8 @@ def override(key: str, text: str) -> str:
     if not text.strip() and is_optional(setting):
         return f"{key}=none"
     match control:
+        case "lines" if setting.is_table:
+            return f"{key}={_toml_table(text)}"
         case "lines" if setting.entry is not None:
             return f"{key}={_toml_tables(text)}"
         case "lines":
@@ -208,6 +214,18 @@ def _toml_tables(text: str) -> str:
     if text.strip().startswith("["):
         return text.strip()
     return f"[{', '.join(line.strip().rstrip(',') for line in text.splitlines() if line.strip())}]"
+
+
+def _toml_table(text: str) -> str:
+    """One a line, quotes or none around the name, or a whole table."""
+    if text.strip().startswith("{"):
+        return text.strip()
+    pairs = (line.strip().rstrip(",").rpartition("=") for line in text.splitlines() if line.strip())
+    return f"{{{', '.join(f'{_quoted(name.strip())} = {value.strip()}' for name, _, value in pairs)}}}"
+
+
+def _quoted(name: str) -> str:
+    return name if name[:1] in ("'", '"') else json.dumps(name, ensure_ascii=False)
 
 
 def _is_toml_list(text: str) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from dora_core.patterns import matches_any
+
 Kind = Literal["lora", "dora", "full"]
 NormAxis = Literal["input", "output"]
 Form = NormAxis | Literal["full"] | None  # what an adapter is to a file: DoRA by its axis, full differences, LoRA
@@ -46,6 +48,21 @@ class AdapterSpec:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     rules: tuple[TargetRule, ...] = ()
+
+    def takes(self, name: str) -> bool:
+        """Whether a Linear or Conv2d of this module path is a target."""
+        return matches_any(name, self.include) and not matches_any(name, self.exclude)
+
+    def rank_and_alpha(self, name: str, has_kernel: bool) -> tuple[int, float]:
+        """Of the layer of that name; `has_kernel`: a convolution with more than 1x1."""
+        for rule in reversed(self.rules):
+            if matches_any(name, [rule.pattern]):
+                return rule.rank, rule.rank if rule.alpha is None else rule.alpha
+        if has_kernel and self.conv_rank is not None:
+            alpha = self.alpha if self.conv_alpha is None else self.conv_alpha
+            return self.conv_rank, self.conv_rank if alpha is None else alpha
+        alpha = self.conv_alpha if has_kernel and self.conv_alpha is not None else self.alpha
+        return self.rank, self.rank if alpha is None else alpha
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))

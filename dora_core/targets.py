@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import prod, sqrt
 from typing import Any, cast
 
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from dora_core.operations import operation_of
+from dora_core.patterns import near, unmatched
 from dora_core.spec import AdapterSpec
 
 BYTES_PER_PARAMETER = 4  # the factors and the magnitude are float32
@@ -60,7 +59,7 @@ class Plan:
 def iter_targets(model: nn.Module, spec: AdapterSpec) -> Iterator[Target]:
     """The layers inside `model` that `spec` names, in its order; ValueError at one that cannot be adapted."""
     for name, module in named_modules(model):
-        if name and isinstance(module, nn.Linear | nn.Conv2d) and _is_wanted(name, spec):
+        if name and isinstance(module, nn.Linear | nn.Conv2d) and spec.takes(name):
             yield _target(name, module, spec)
 
 
@@ -87,20 +86,12 @@ def named_modules(model: nn.Module, *, with_aliases: bool = False) -> list[tuple
     return list(untyped.named_modules(remove_duplicate=not with_aliases))
 
 
-def _is_wanted(name: str, spec: AdapterSpec) -> bool:
-    return _matches_any(name, spec.include) and not _matches_any(name, spec.exclude)
-
-
-def _matches_any(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
 def _target(name: str, module: nn.Linear | nn.Conv2d, spec: AdapterSpec) -> Target:
     _check_adaptable(name, module)
     if spec.kind == "full":
         return Target(name, module, 0, 1.0)
     shape = module.weight.shape
-    rank, alpha = _rank_and_alpha(name, prod(shape[2:]) > 1, spec)
+    rank, alpha = spec.rank_and_alpha(name, prod(shape[2:]) > 1)
     limit = min(shape[0], prod(shape[1:]))
     notice = f"rank {rank} is clamped to {limit}, the full rank of {name}" if rank > limit else None
     scale = alpha / (sqrt(rank) if spec.rank_stabilised else rank)
@@ -108,20 +99,11 @@ def _target(name: str, module: nn.Linear | nn.Conv2d, spec: AdapterSpec) -> Targ
     return Target(name, module, min(rank, limit), scale, magnitudes, notice)
 
 
-def _rank_and_alpha(name: str, has_kernel: bool, spec: AdapterSpec) -> tuple[int, float]:
-    for rule in reversed(spec.rules):
-        if fnmatchcase(name, rule.pattern):
-            return rule.rank, rule.rank if rule.alpha is None else rule.alpha
-    if has_kernel and spec.conv_rank is not None:
-        alpha = spec.alpha if spec.conv_alpha is None else spec.conv_alpha
-        return spec.conv_rank, spec.conv_rank if alpha is None else alpha
-    alpha = spec.conv_alpha if has_kernel and spec.conv_alpha is not None else spec.alpha
-    return spec.rank, spec.rank if alpha is None else alpha
-
-
 def _check_adaptable(name: str, module: nn.Linear | nn.Conv2d) -> None:
     try:
-        if type(module) not in (nn.Linear, nn.Conv2d):  # quantised, parametrised, read by its parent: all subclasses
+        # A subclass may compute something else, or be read by its parent. A parametrised weight (a quantised one, say)
+        # is read as every other.
+        if type_before_parametrizations(module) not in (nn.Linear, nn.Conv2d):
             raise ValueError(f"a {type(module).__name__} is not a plain Linear or Conv2d")
         operation_of(module)
     except ValueError as error:
@@ -131,24 +113,19 @@ def _check_adaptable(name: str, module: nn.Linear | nn.Conv2d) -> None:
 def _check_patterns(model: nn.Module, spec: AdapterSpec) -> None:
     modules = named_modules(model, with_aliases=True)
     names = [name for name, module in modules if name and isinstance(module, nn.Linear | nn.Conv2d)]
-    patterns = {"include": spec.include, "exclude": spec.exclude, "rule": [rule.pattern for rule in spec.rules]}
-    unmatched = [
-        f"{kind} pattern {pattern!r} matches no Linear or Conv2d of the model{_near(pattern, names)}"
-        for kind, group in patterns.items()
-        for pattern in group
-        if not any(fnmatchcase(name, pattern) for name in names)
+    targets = [name for name in names if spec.takes(name)]
+    groups = [
+        ("include", spec.include, names, "no Linear or Conv2d of the model"),
+        ("exclude", spec.exclude, names, "no Linear or Conv2d of the model"),
+        ("rule", [rule.pattern for rule in spec.rules], targets, "no layer that is adapted"),
     ]
-    if unmatched:
-        raise ValueError("; ".join(unmatched) + ".")
-
-
-def _near(pattern: str, names: Iterable[str]) -> str:
-    """The most similar endings of layer names, as long as the pattern's literal part."""
-    literal = pattern.strip("*.")
-    length = literal.count(".") + 1
-    endings = Counter(".".join(name.split(".")[-length:]) for name in names)
-    close = difflib.get_close_matches(literal, endings, n=3, cutoff=0.5)
-    return f"; near it: {', '.join(close)}" if close else ""
+    wrong = [
+        f"{kind} pattern {pattern!r} matches {none}{near(pattern, those)}"
+        for kind, patterns, those, none in groups
+        for pattern in unmatched(patterns, those)
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong) + ".")
 
 
 def _check_shared(model: nn.Module, names: set[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS, Family
-from dora_core.spec import AdapterSpec
+from dora_core.spec import AdapterSpec, TargetRule
 from trainer.config_sections import AdapterConfig
 
 
@@ -28,6 +28,13 @@ def adapter_spec(adapter: AdapterConfig, part: str) -> AdapterSpec:
         conv_rank=adapter.conv_rank if part == "unet" else None,
         rank_stabilised=adapter.rank_stabilised,
         dropout=adapter.dropout,
+        rules=tuple(_rule(adapter, pattern, rank) for pattern, rank in adapter.ranks.items()) if part == "unet" else (),
         include=include,
         exclude=exclude,
     )
+
+
+def _rule(adapter: AdapterConfig, pattern: str, rank: int) -> TargetRule:
+    """With alpha / rank as all others have it; rank-stabilised with their alpha, which serves every rank."""
+    alpha = adapter.rank if adapter.alpha is None else adapter.alpha
+    return TargetRule(pattern, rank, alpha if adapter.rank_stabilised else rank * alpha / adapter.rank)

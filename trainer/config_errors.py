@@ -62,6 +62,11 @@ class Setting:
         return self.schema.get("type") == "array"
 
     @property
+    def is_table(self) -> bool:
+        """Whether it is a table whose keys are the user's."""
+        return self.schema.get("type") == "object"
+
+    @property
     def entry(self) -> type[BaseModel] | None:
         """The model of each table, where it is a list of tables."""
         inner = get_args(self.field.annotation)[:1] if get_origin(self.field.annotation) is tuple else ()
@@ -105,6 +110,7 @@ ENTRIES: Mapping[str, Mapping[str, Setting]] = {  # what a table may hold, of se
     for key, setting in SETTINGS.items()
     if (entry := setting.entry) is not None
 }
+TABLES = [key for key, setting in SETTINGS.items() if setting.is_table]
 
 
 def _optional_sections(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -140,6 +146,10 @@ def _problem(details: ErrorDetails) -> Problem:
     if number is not None and before in ENTRIES and (inner or details["type"] == "value_error"):
         return Problem(before, f"{before}, entry {number + 1}: {_sentence(details, inner, ENTRIES[before])}")
     key = before if number is None or inner == "" else f"{before}.{inner}"
+    if table := next((each for each in TABLES if key.startswith(f"{each}.")), ""):
+        own = key.removeprefix(f"{table}.").removesuffix(".[key]")
+        told = f"{table} has {own!r} = {_shown(details['input'])}: give {SETTINGS[table].expectation}"
+        return Problem(table, told)
     sentence = _sentence(details, key, SETTINGS)
     return Problem(key if details["type"] != "value_error" else sentence.split(" ", 1)[0], sentence)
 
@@ -203,6 +213,9 @@ def _in_words(schema: Mapping[str, Any]) -> str:
             return "true or false"
         case "integer" | "number":
             return _number_in_words(schema)
+        case "object":
+            names, each = schema["propertyNames"], schema["additionalProperties"]
+            return f"a table of {_in_words({'type': 'string', **names})} = {_in_words(each)}"
         case "array":
             most = f"at most {schema['maxItems']} " if "maxItems" in schema else ""
             return f"a list of {most}texts"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -32,7 +33,7 @@ from trainer.devices import read_driver
 from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
 from trainer.home import Home
-from trainer.memory_advice import smaller_settings
+from trainer.memory_advice import ways_to_fit
 from trainer.objective_notices import objective_notices
 from trainer.optimizers import what_is_missing
 from trainer.speed import Expectation, expected_speed
@@ -114,12 +115,8 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
     is_known = base is not None and base.family is not None
     runs = configs_of(config)
     adapters = [adapter_parameters(run, base) for run in runs] if base and is_known else []
-    memories = [
-        training_memory(run, base, precision_on(config, machine), machine.is_card)
-        for run in runs
-        if base is not None and is_known
-    ]
-    memory = max(memories, key=lambda one: one.peak_bytes, default=None)
+    memory_of = partial(_memory, machine=machine, is_text_live=any(None in report.wordings for report in datasets))
+    memory = memory_of(config, base) if base and is_known else None
     checkpoints = [checkpoint_bytes(run, base) for run in runs] if base and is_known else []
     disk = _disk(runs, datasets, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs), checkpoints)
     free = free_bytes(home.runs)
@@ -139,7 +136,8 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
         *_full_notices(config),
         *_schedule_notices(config),
         *objective_notices(config, base),
-        *_machine_notices(config, machine, memory),
+        *_machine_notices(machine),
+        *(_memory_notices(config, machine, lambda changed: memory_of(changed, base)) if base and is_known else []),
     ]
     return Plan(
         config,
@@ -215,10 +213,12 @@ def _set_notices(datasets: Sequence[DatasetReport], tokens: int) -> list[str]:
 
 
 def _adapter_problems(config: RunConfig, base: BaseFacts) -> list[Problem]:
-    unmatched = unmatched_patterns(config, base)
-    if unmatched:
-        keys = "adapter.include" if set(unmatched) & set(config.adapter.include) else "adapter.exclude"
-        return [Problem(keys, f"{keys} has {', '.join(map(repr, unmatched))}: no layer of {base.name} is called so")]
+    if wrong := unmatched_patterns(config, base):
+        whose = {"adapter.ranks": "no layer that is adapted"}
+        return [
+            Problem(key, f"{key} has {', '.join(patterns)}: {whose.get(key, f'no layer of {base.name}')} is called so")
+            for key, patterns in wrong.items()
+        ]
     if not adapter_parameters(config, base)["unet"]:
         return [Problem("adapter.exclude", "adapter.exclude leaves no layer of the UNet: take globs out")]
     if below := parts_below_rank(config, base):
@@ -308,7 +308,7 @@ def _prior_notices(config: RunConfig) -> list[str]:
 
 # Settings that say nothing to a full fine-tune, by section.
 NOT_OF_FULL: Mapping[str, tuple[str, ...]] = {
-    "adapter": ("rank", "alpha", "conv_rank", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
+    "adapter": ("rank", "alpha", "conv_rank", "ranks", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
     "optim": ("magnitude_factor", "up_factor"),
 }
 
@@ -338,12 +338,28 @@ def _schedule_notices(config: RunConfig) -> list[str]:
     return []
 
 
-def _machine_notices(config: RunConfig, machine: Machine, memory: Memory | None) -> list[str]:
-    notices: list[str] = []
-    if not machine.is_card:
-        notices.append("no NVIDIA card was found: training runs on the processor, which only suits the starter model")
-    if memory is not None and memory.peak_bytes > 0.95 * machine.memory_bytes:
-        have = f"{machine.memory_bytes / 2**30:.1f} GiB of {machine.name}"
-        smaller = [*smaller_settings(config), "choose a smaller base model"][0]
-        notices.append(f"about {memory.peak_bytes / 2**30:.1f} GiB may not fit the {have}: {smaller}")
-    return notices
+def _memory(config: RunConfig, base: BaseFacts, machine: Machine, is_text_live: bool) -> Memory:
+    """Of twins the larger one's."""
+    memories = [
+        training_memory(run, base, precision_on(run, machine), machine.is_card, is_text_live)
+        for run in configs_of(config)
+    ]
+    return max(memories, key=lambda one: one.peak_bytes)
+
+
+def _machine_notices(machine: Machine) -> list[str]:
+    if machine.is_card:
+        return []
+    return ["no NVIDIA card was found: training runs on the processor, which only suits the starter model"]
+
+
+def _memory_notices(config: RunConfig, machine: Machine, memory_of: Callable[[RunConfig], Memory]) -> list[str]:
+    peak, room = memory_of(config).peak_bytes, round(0.95 * machine.memory_bytes)
+    if peak <= room:
+        return []
+    have = f"{machine.memory_bytes / 2**30:.1f} GiB of {machine.name}"
+    ways = ways_to_fit(config, lambda changed: memory_of(changed).peak_bytes, room)
+    left = peak - sum(saved for _, saved in ways)
+    told = [f"{change.sentence}, which saves {saved / 2**20:,.0f} MiB" for change, saved in ways]
+    told += [f"then it takes about {left / 2**30:.1f} GiB" if left <= room else "choose a smaller base model"]
+    return [f"about {peak / 2**30:.1f} GiB may not fit the {have}: {'; '.join(told)}"]

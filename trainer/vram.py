@@ -10,22 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 from math import prod
 from pathlib import Path
 
 from dora_core.families import shipped_modules
 from dora_core.header import Shape
+from dora_core.patterns import near, unmatched
 from dora_core.spec import AdapterSpec
-from trainer.adapter_specs import adapter_specs
+from trainer.adapter_specs import adapter_spec, adapter_specs
 from trainer.base_files import BaseFacts
 from trainer.config import RunConfig
-from trainer.config_sections import Precision
+from trainer.config_sections import BaseBits, Precision
 
 ACTIVATION_TABLE = Path(__file__).with_name("activation_bytes.json")
 FLOAT32 = 4
 BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+IN_BLOCKS = ("unet.down_blocks.", "unet.mid_block.", "unet.up_blocks.")  # as trainer.quantised packs
 CUDA_CONTEXT_BYTES = 600 * 2**20  # of the driver, the kernels and the allocator's rounding; differs by card
 
 
@@ -61,7 +62,7 @@ def adapter_parameters(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     assert facts.family is not None
     specs = adapter_specs(config.adapter, facts.family)
     return {
-        part: sum(_layer_parameters(shape, spec) for shape in _targets(facts, part, spec))
+        part: sum(prod(own) for layer in _targets(facts, part, spec) for own in layer.own_shapes(spec))
         for part, spec in specs.items()
     }
 
@@ -72,7 +73,7 @@ def state_bytes(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     count = config.optim.row.state_bytes
     specs = adapter_specs(config.adapter, facts.family)
     return {
-        part: sum(count(own) for shape in _targets(facts, part, spec) for own in _own_shapes(shape, spec))
+        part: sum(count(own) for layer in _targets(facts, part, spec) for own in layer.own_shapes(spec))
         for part, spec in specs.items()
     }
 
@@ -84,11 +85,20 @@ def checkpoint_bytes(config: RunConfig, facts: BaseFacts) -> int:
     return copies * trained * FLOAT32 + sum(state_bytes(config, facts).values())
 
 
-def unmatched_patterns(config: RunConfig, facts: BaseFacts) -> list[str]:
-    """The user's globs that no layer of the UNet has."""
-    names = [name.removeprefix("unet.") for name in facts.shapes if name.startswith("unet.")]
-    patterns = (*config.adapter.include, *config.adapter.exclude)
-    return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+def unmatched_patterns(config: RunConfig, facts: BaseFacts) -> dict[str, list[str]]:
+    """The user's globs that no layer of the UNet has (of ranks: no adapted one), by setting, with what is near."""
+    adapter, names = config.adapter, [layer.name for layer in _layers(facts, "unet")]
+    adapted = [layer.name for layer in _targets(facts, "unet", adapter_spec(adapter, "unet"))]
+    settings = {
+        "adapter.include": (adapter.include, names),
+        "adapter.exclude": (adapter.exclude, names),
+        "adapter.ranks": (adapter.ranks, adapted),
+    }
+    found = {
+        key: [f"{pattern!r}{near(pattern, those)}" for pattern in unmatched(patterns, those)]
+        for key, (patterns, those) in settings.items()
+    }
+    return {key: patterns for key, patterns in found.items() if patterns}
 
 
 def parts_below_rank(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
@@ -96,23 +106,24 @@ def parts_below_rank(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     assert facts.family is not None
     below: dict[str, int] = {}
     for part, spec in adapter_specs(config.adapter, facts.family).items():
-        shapes = _targets(facts, part, spec)
-        if spec.kind != "full" and shapes and all(_rank(shape, spec) > _full_rank(shape) for shape in shapes):
-            below[part] = max(map(_full_rank, shapes))
+        layers = _targets(facts, part, spec)
+        if spec.kind != "full" and layers and all(layer.rank(spec) > layer.full_rank for layer in layers):
+            below[part] = max(layer.full_rank for layer in layers)
     return below
 
 
-def training_memory(config: RunConfig, facts: BaseFacts, precision: Precision, on_card: bool) -> Memory:
-    """Every part of the pipeline stays where it trains: the VAE in float32, the rest in `precision` (not auto)."""
-    weights = {
-        part: count * (FLOAT32 if part == "vae" else BYTES[precision]) for part, count in facts.parameters.items()
-    }
+def training_memory(
+    config: RunConfig, facts: BaseFacts, precision: Precision, on_card: bool, is_text_live: bool = False
+) -> Memory:
+    """The VAE in float32, the rest in `precision` (not auto), the UNet's blocks in `model.bits`.
+
+    On a card the VAE, and the text encoders unless they are trained or `is_text_live`, are there to draw alone.
+    """
     trained = sum(adapter_parameters(config, facts).values())
-    held = [
-        *(
-            MemoryPart(f"{part} ({'fp32' if part == 'vae' else precision})", size, facts.is_counted)
-            for part, size in weights.items()
-        ),
+    weights = {part: _weight_part(part, config, facts, precision) for part in facts.parameters}
+    needs_text = config.adapter.text_encoder or is_text_live
+    aside = {part for part in weights if on_card and (part == "vae" or (part != "unet" and not needs_text))}
+    learned = [
         MemoryPart("adapter (fp32)", trained * FLOAT32, facts.is_counted),
         MemoryPart("gradients", trained * FLOAT32, facts.is_counted),
         MemoryPart(f"state of {config.optim.kind}", sum(state_bytes(config, facts).values()), facts.is_counted),
@@ -125,47 +136,67 @@ def training_memory(config: RunConfig, facts: BaseFacts, precision: Precision, o
     ]
     activations = MemoryPart("activations", _activation_bytes(config, facts, precision), False)
     decoding = MemoryPart("decoding a sample", _decoding_bytes(config), False)
-    return Memory((*held, activations), (*held, decoding))
+    stays = [part for name, part in weights.items() if name not in aside]
+    return Memory((*stays, *learned, activations), (*weights.values(), *learned, decoding))
 
 
-def _targets(facts: BaseFacts, part: str, spec: AdapterSpec) -> list[Shape]:
-    own = (
-        (name.removeprefix(f"{part}."), shape) for name, shape in facts.shapes.items() if name.startswith(f"{part}.")
-    )
-    return [
-        shape
-        for name, shape in own
-        if any(fnmatchcase(name, pattern) for pattern in spec.include)
-        and not any(fnmatchcase(name, pattern) for pattern in spec.exclude)
-    ]
+def _weight_part(part: str, config: RunConfig, facts: BaseFacts, precision: Precision) -> MemoryPart:
+    if part == "vae":
+        return MemoryPart("vae (fp32)", facts.parameters[part] * FLOAT32, facts.is_counted)
+    if part == "unet" and config.model.bits != "as-is":
+        name = f"unet ({config.model.bits}, {precision})"
+        return MemoryPart(name, quantised_bytes(facts, config.model.bits, BYTES[precision]), facts.is_counted)
+    return MemoryPart(f"{part} ({precision})", facts.parameters[part] * BYTES[precision], facts.is_counted)
 
 
-def _layer_parameters(shape: Shape, spec: AdapterSpec) -> int:
-    return sum(map(prod, _own_shapes(shape, spec)))
+def quantised_bytes(facts: BaseFacts, bits: BaseBits, bytes_else: int) -> int:
+    """Of the UNet: layers of its blocks packed, with their scales in float32; the rest in `bytes_else` a weight."""
+    packed = {name: shape for name, shape in facts.shapes.items() if name.startswith(IN_BLOCKS)}
+    if bits == "int8":
+        layers = sum(prod(shape) + shape[0] * FLOAT32 for shape in packed.values())
+    else:  # half a byte a weight, and a scale for each block of 64
+        layers = sum(-(-prod(shape) // 2) + -(-prod(shape) // 64) * FLOAT32 for shape in packed.values())
+    return layers + (facts.parameters["unet"] - sum(prod(shape) for shape in packed.values())) * bytes_else
 
 
-def _own_shapes(shape: Shape, spec: AdapterSpec) -> list[Shape]:
-    """Of down, up and DoRA's magnitude, or of the full difference."""
-    if spec.kind == "full":
-        return [shape]
-    rank, ones = min(_rank(shape, spec), _full_rank(shape)), (1,) * (len(shape) - 2)
-    magnitude = (shape[0], 1) if spec.norm_axis == "output" else (1, shape[1])
-    factors: list[Shape] = [(rank, *shape[1:]), (shape[0], rank, *ones)]
-    return factors if spec.kind == "lora" else [*factors, (*magnitude, *ones)]
+@dataclass(frozen=True)
+class _Layer:
+    name: str
+    shape: Shape
+
+    def rank(self, spec: AdapterSpec) -> int:
+        """That is asked for."""
+        return spec.rank_and_alpha(self.name, prod(self.shape[2:]) > 1)[0]
+
+    @property
+    def full_rank(self) -> int:
+        return min(self.shape[0], prod(self.shape[1:]))
+
+    def own_shapes(self, spec: AdapterSpec) -> list[Shape]:
+        """Of down, up and DoRA's magnitude, or of the full difference."""
+        if spec.kind == "full":
+            return [self.shape]
+        (out, size, *kernel), ones = self.shape, (1,) * (len(self.shape) - 2)
+        rank = min(self.rank(spec), self.full_rank)
+        factors: list[Shape] = [(rank, size, *kernel), (out, rank, *ones)]
+        magnitude = (out, 1, *ones) if spec.norm_axis == "output" else (1, size, *ones)
+        return factors if spec.kind == "lora" else [*factors, magnitude]
 
 
-def _rank(shape: Shape, spec: AdapterSpec) -> int:
-    return spec.conv_rank if prod(shape[2:]) > 1 and spec.conv_rank is not None else spec.rank
+def _targets(facts: BaseFacts, part: str, spec: AdapterSpec) -> list[_Layer]:
+    return [layer for layer in _layers(facts, part) if spec.takes(layer.name)]
 
 
-def _full_rank(shape: Shape) -> int:
-    return min(shape[0], prod(shape[1:]))
+def _layers(facts: BaseFacts, part: str) -> list[_Layer]:
+    start = f"{part}."
+    return [_Layer(name.removeprefix(start), shape) for name, shape in facts.shapes.items() if name.startswith(start)]
 
 
 def _activation_bytes(config: RunConfig, facts: BaseFacts, precision: Precision) -> int:
     assert facts.family is not None
     adapter = config.adapter
-    case = f"{adapter.targets} {'checkpointing' if config.train.checkpointing else 'plain'}"
+    mode = "transformers" if config.train.checkpointed == "transformers" else "checkpointing"
+    case = f"{adapter.targets} {mode if config.train.checkpointing else 'plain'}"
     per_pixel = _table()["unet"][f"{_COUNTED_AS.get(facts.family.name, facts.family.name)} {case}"]
     if adapter.kind == "dora" and adapter.norm_axis == "output":  # the input axis keeps what LoRA keeps
         per_pixel *= _table()["output axis by input axis"][case]

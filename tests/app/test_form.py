@@ -73,6 +73,7 @@ OTHERS: dict[str, object] = {  # of each kind of setting a value that is not its
     "adapter.alpha": 1e-05,
     "adapter.include": ("[ab]*.to_q", "*.to_k"),
     "adapter.exclude": ("[ab]",),
+    "adapter.ranks": {"*.attn2.*": 4, "mid = 1": 2},
     "adapter.text_encoder": True,
     "optim.learning_rate": 6e-05,
     "optim.betas": (0.8, 0.95),

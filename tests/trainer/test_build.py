@@ -31,6 +31,7 @@ Settings = Callable[..., RunConfig]
         ({"train__batch_size": 2}, "train.batch_size"),
         ({"optim__learning_rate": 0.02}, "optim.learning_rate"),
         ({"optim__kind": "lion"}, "optim.kind"),
+        ({"adapter__ranks": {"*.attn2.*": 3}}, "adapter.ranks"),
         ({"optim__ema_decay": 0.9}, "optim.ema_decay"),
         ({"schedule__cycles": 2}, "schedule.cycles"),
         ({"data__resolution_px": 48}, "data.resolution_px"),

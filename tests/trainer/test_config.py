@@ -80,12 +80,13 @@ def test_every_choice_of_layers_is_in_the_tables_of_the_core() -> None:
         ("optim.learning_rate", 11, "a number above 0 and at most 10"),
         ("optim.learning_rate", float("nan"), "a number above 0 and at most 10"),
         ("optim.clip_norm", float("inf"), "a number from 0 to 1000"),
-        ("adapter.kind", "loha", "one of lora, dora"),
+        ("adapter.kind", "loha", "one of lora, dora, full"),
         ("data.resolution_px", 500, "a whole number, a multiple of 8, from 32 to 4096"),
         ("data.background", "white", "a colour such as #ffffff"),
         ("train.twin", "perhaps", "true or false"),
         ("sample.size_px", [512], "a list of 2, each a whole number, a multiple of 8, from 32 to 4096"),
         ("sample.prompts", "one text", "a list of at most 32 texts"),
+        ("adapter.ranks", 4, "a table of text = a whole number from 1 to 1024"),
     ],
 )
 def test_a_bad_value_is_answered_with_key_value_and_limits(key: str, value: object, expected: str) -> None:
@@ -93,6 +94,15 @@ def test_a_bad_value_is_answered_with_key_value_and_limits(key: str, value: obje
     assert problems(**{section: {**LEAST.get(section, {}), name: value}}) == {
         key: f"{key} is {value!r}: give {expected}"
     }
+
+
+def test_what_is_wrong_in_a_table_of_the_users_own_names_is_told_at_the_setting() -> None:
+    expected = "give a table of text = a whole number from 1 to 1024"
+    assert problems(adapter={"ranks": {"*.attn2.*": 4, "*.ff.*": 0}}) == {
+        "adapter.ranks": f"adapter.ranks has '*.ff.*' = 0: {expected}"
+    }
+    (sentence,) = problems(adapter={"ranks": {"": 3}}).values()
+    assert sentence == f"adapter.ranks has '' = '': {expected}"
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -120,7 +130,7 @@ def test_what_is_missing_is_named() -> None:
         ({"learning_rate": 1e-4}, "learning_rate", "optim.learning_rate"),
         ({"train": {"learning_rate": 1e-4}}, "train.learning_rate", "optim.learning_rate"),
         ({"optimizer": {"learning_rate": 1e-4}}, "optimizer", "optim"),
-        ({"adapter": {"ranks": 1}}, "adapter.ranks", "adapter.rank"),
+        ({"adapter": {"rnk": 1}}, "adapter.rnk", "adapter.rank"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_one(sections: Any, key: str, suggestion: str) -> None:
@@ -296,3 +306,5 @@ def test_the_former_name_of_min_snr_still_loads_and_the_new_ones_win() -> None:
     mixed = parse_config(renewed({**LEAST, **old, "loss": {"weighting": "soft-min-snr"}}))
     assert (mixed.loss.weighting, mixed.loss.min_snr_gamma) == ("soft-min-snr", 8)
     assert parse_config(renewed(dict(LEAST))) == parse_config(LEAST)
+    broken = {**old, "loss": 3}
+    assert renewed(broken) == broken  # which is told as what it is

@@ -66,6 +66,7 @@ OTHER_VALUES: dict[str, Any] = {
     "adapter.alpha": 1.5,
     "adapter.conv_rank": 2,
     "adapter.rank_stabilised": True,
+    "adapter.ranks": {"*.attn2.*": 4, "mid_block.*": 2},
     "adapter.dropout": 0.125,
     "adapter.targets": "attention-mlp-conv",
     "adapter.include": ["*.attn1.*", "*.attn2.*"],
@@ -135,6 +136,8 @@ def as_text(value: object) -> str:
     if isinstance(value, list) and isinstance(value[0], dict):
         tables = [[f"{key} = {json.dumps(each)}" for key, each in one.items() if each is not None] for one in value]
         return "[" + ", ".join("{" + ", ".join(table) + "}" for table in tables) + "]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r} = {each}' for name, each in value.items())}}}"
     return str(value)
 
 

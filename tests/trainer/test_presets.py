@@ -23,7 +23,8 @@ PICTURES = ["data.folder=/pictures"]
 def test_all_shipped_presets_are_read() -> None:
     assert list_presets([SHIPPED]).broken == ()
     assert len(PRESETS) == len(list(SHIPPED.glob("*.toml")))
-    kinds = {"starter", "sd15-subject", "sd15-style", "sdxl-subject", "sdxl-style"}
+    kinds = {"starter", "sd15-subject", "sd15-subject-prodigy", "sd15-style", "sd21-style"}
+    kinds |= {"sdxl-subject", "sdxl-subject-8gb", "sdxl-style"}
     assert set(PRESETS) == {f"{purpose}-{kind}" for purpose in kinds for kind in ("lora", "dora")}
 
 
@@ -36,7 +37,15 @@ def test_a_preset_needs_pictures_and_nothing_else(name: str) -> None:
     assert preset.head.title.endswith({"lora": "LoRA", "dora": "DoRA"}[config.adapter.kind])
     assert (config.model.base == "starter") == name.startswith("starter")
     if config.model.base != "starter":
-        assert config.data.resolution_px == family.resolution_px["epsilon"]
+        prediction = "v" if name.startswith("sd21") else "epsilon"  # the base model of 768 px
+        own = family.resolution_px[prediction]
+        assert config.data.resolution_px == (768 if "8gb" in name else own)
+        assert name.startswith(preset.head.title.split(" ")[0].lower().replace(".", ""))
+    told = {"subject": (config.data.flip, False), "style": (config.data.flip, True)}
+    assert all(is_so == wanted for word, (is_so, wanted) in told.items() if word in name)
+    assert (config.optim.kind == "prodigy") == ("prodigy" in name)
+    assert config.pictures_per_step == 4 or "8gb" not in name
+    assert not (config.noise.offset and config.noise.pyramid)  # they do the same work
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from trainer.config_data import DataConfig, ImageSetConfig
 from trainer.data.buckets import Bucket, Placement, make_buckets, place, variants
@@ -146,7 +148,7 @@ def _about_wording(one: ImageSetConfig, captions: Captions) -> list[str]:
 def _about_subfolders(report: DatasetReport) -> list[str]:
     folder = report.images.folder
     told = [
-        f"pictures in the folder {name!r} are not used: only {folder.name!r} itself is read{_as_kohya(name)}"
+        f"pictures in the folder {name!r} are not used: only {folder.name!r} itself is read{_as_kohya(folder / name)}"
         for name in report.images.subfolders
     ]
     own = KOHYA.fullmatch(folder.name)
@@ -158,13 +160,12 @@ def _about_subfolders(report: DatasetReport) -> list[str]:
     return told
 
 
-def _as_kohya(name: str) -> str:
-    found = KOHYA.fullmatch(name)
+def _as_kohya(folder: Path) -> str:
+    found = KOHYA.fullmatch(folder.name)
     if not found:
         return ""
-    return (
-        f'; as with kohya\'s trainer: data.more=[{{folder="{name}", repeats={found[1]}, instance_prompt="{found[2]}"}}]'
-    )
+    path, prompt = (json.dumps(text, ensure_ascii=False) for text in (str(folder), found[2]))  # as TOML writes texts
+    return f"; as with kohya's trainer: data.more=[{{folder={path}, repeats={found[1]}, instance_prompt={prompt}}}]"
 
 
 def about_count(count: int) -> list[str]:
