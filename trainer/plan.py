@@ -10,7 +10,6 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import psutil
 
@@ -18,17 +17,17 @@ from dora_core.errors import FileFormatError
 from trainer.base_choices import clip_skip_refusal, vae_refusal
 from trainer.base_files import BaseFacts, look_up
 from trainer.config import RunConfig
-from trainer.config_data import DataConfig
 from trainer.config_errors import Problem
 from trainer.config_sections import Precision
 from trainer.data.report import (
     DatasetReport,
+    Scan,
     batches_per_pass,
-    dataset_notices,
     notices_of_all,
-    report_dataset,
+    notices_of_sets,
+    report_datasets,
 )
-from trainer.data.scan import ImageSet, picture_files, scan
+from trainer.data.scan import picture_files, scan
 from trainer.devices import read_driver
 from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
@@ -48,8 +47,6 @@ from trainer.vram import (
     unmatched_patterns,
 )
 from trainer.writer_packages import writer_problems
-
-Scan = Callable[[Path, int, float], ImageSet]
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
     ]
     notices = [
         *notices_of_all(trained, config.train.batch_size),
-        *_set_notices(datasets, 77 if base is None else base.tokens),
+        *notices_of_sets(datasets, 77 if base is None else base.tokens),
         *_base_notices(config, base),
         *_prior_notices(config),
         *_full_notices(config),
@@ -185,13 +182,6 @@ def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
     return base, problems
 
 
-def report_datasets(data: DataConfig, look_at: Scan = scan) -> tuple[DatasetReport, ...]:
-    return tuple(
-        report_dataset(one, data, look_at(one.folder, data.smallest_side_px, data.longest_ratio))
-        for one in (data, *data.more)
-    )
-
-
 def _data_problems(datasets: Sequence[DatasetReport]) -> list[Problem]:
     """By the key of the setting; of a further set by that of the list, which says the number."""
     first, *more = datasets
@@ -200,15 +190,6 @@ def _data_problems(datasets: Sequence[DatasetReport]) -> list[Problem]:
         Problem("data.more", f"data.more, entry {number}: {text}")
         for number, report in enumerate(more, start=1)
         for text in report.problems
-    ]
-
-
-def _set_notices(datasets: Sequence[DatasetReport], tokens: int) -> list[str]:
-    """Where there are several sets, each with the name of its folder."""
-    return [
-        f"{report.images.folder.name}: {notice}" if len(datasets) > 1 else notice
-        for report in datasets
-        for notice in dataset_notices(report, tokens)
     ]
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from dora_core.families import FAMILIES
+from trainer.base_files import look_up
 from trainer.cli_presets import settings_table
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import config_from, load_config
 from trainer.home import Home
 from trainer.presets import SHIPPED, Preset, find_preset, list_presets, preset_folders
+from trainer.vram import training_memory
 
 PRESETS = {preset.name: preset for preset in list_presets([SHIPPED]).presets}
 PICTURES = ["data.folder=/pictures"]
@@ -46,6 +48,12 @@ def test_a_preset_needs_pictures_and_nothing_else(name: str) -> None:
     assert (config.optim.kind == "prodigy") == ("prodigy" in name)
     assert config.pictures_per_step == 4 or "8gb" not in name
     assert not (config.noise.offset and config.noise.pyramid)  # they do the same work
+
+
+@pytest.mark.parametrize("name", ["sdxl-subject-8gb-lora", "sdxl-subject-8gb-dora"])
+def test_what_is_for_a_card_of_8_gb_fits_one_by_the_plan(name: str) -> None:
+    base = look_up("stabilityai/stable-diffusion-xl-base-1.0")
+    assert training_memory(load_config(name, PICTURES), base, "bf16", on_card=True).peak_bytes < 0.9 * 8e9
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -23,6 +23,7 @@ MIB = 2**20
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
+import psutil
 from trainer.quiet import quiet_libraries
 from trainer.session import run_training
 quiet_libraries()
@@ -30,7 +31,7 @@ from trainer.config_io import load_config
 from trainer.events import Exported, read_events
 from trainer.run_dir import RunDir
 from trainer.watch import Watch  # the last of what is imported
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = psutil.Process().memory_info().rss  # getrusage would tell of the process that started this one
 run = RunDir.create(Path(sys.argv[1]).parent / "runs", load_config(Path(sys.argv[1])))
 ending = run_training(run)
 files = [str(run.path / event.file) for event in read_events(run.events_file)[0] if isinstance(event, Exported)]
