@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from dora_core import algebra
 from dora_core.functional import Operands, Plan, adapted, compute_dtype, exact_norm, with_difference
@@ -32,6 +33,7 @@ class AdaptedLayer(nn.Module):
         self.is_enabled = True
         self.is_compiled = False  # the passes over activations, not the matrix products
         self.unmerged: Tensor | None = None  # W0 while the base holds W'
+        self.has_own_weight = not is_parametrized(base, "weight")  # else, as quantised ones, made when it is read
 
     @property
     def weight(self) -> Tensor:
@@ -58,7 +60,12 @@ class AdaptedLayer(nn.Module):
         return torch.lerp(weight, self._adapted_weight(weight), self.strength)
 
     def merge(self) -> None:
-        """Put `merged_weight`, rounded to the base's dtype, in the place of W0, which is kept aside."""
+        """Put `merged_weight`, rounded to the base's dtype, in the place of W0, which is kept aside.
+
+        RuntimeError where the base makes its weight when it is read: there is no place.
+        """
+        if not self.has_own_weight:
+            raise RuntimeError("the base's weight is quantised: merge into the model that it was made from.")
         merged = self.merged_weight().to(self.base.weight.dtype)
         self.unmerged, self.base.weight.data = self.base.weight.data, merged
 
@@ -255,7 +262,9 @@ class DoraLayer(LoraLayer):
         return self
 
     def _current_versions(self) -> tuple[int, ...]:
-        return tuple(t._version for t in (self.base.weight, self.down, self.up, self.magnitude))
+        if self.has_own_weight:
+            return tuple(t._version for t in (self.base.weight, self.down, self.up, self.magnitude))
+        return (0, *(t._version for t in (self.down, self.up, self.magnitude)))
 
 
 def _blended(operands: Operands, gain: Tensor, strength: float, axis: NormAxis) -> Operands:

@@ -8,6 +8,7 @@ from math import prod, sqrt
 from typing import Any, cast
 
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from dora_core.operations import operation_of
 from dora_core.patterns import near, unmatched
@@ -100,7 +101,9 @@ def _target(name: str, module: nn.Linear | nn.Conv2d, spec: AdapterSpec) -> Targ
 
 def _check_adaptable(name: str, module: nn.Linear | nn.Conv2d) -> None:
     try:
-        if type(module) not in (nn.Linear, nn.Conv2d):  # quantised, parametrised, read by its parent: all subclasses
+        # A subclass may compute something else, or be read by its parent. A parametrised weight (a quantised one, say)
+        # is read as every other.
+        if type_before_parametrizations(module) not in (nn.Linear, nn.Conv2d):
             raise ValueError(f"a {type(module).__name__} is not a plain Linear or Conv2d")
         operation_of(module)
     except ValueError as error:

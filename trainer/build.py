@@ -29,10 +29,12 @@ from trainer.data.wording import plain
 from trainer.events import PhaseName
 from trainer.failures import ExplainedError
 from trainer.home import Home
+from trainer.lean import Aside, checkpoint_blocks, lay_channels_last
 from trainer.losses import BANDS
 from trainer.noise import Draw
 from trainer.optim import PartRate, RatePlan, build_average, build_optimizer
 from trainer.priors import complete_class_pictures
+from trainer.quantised import quantise
 from trainer.sampling import draw_picture
 from trainer.schedules import Schedule
 from trainer.seeds import generator, seed_of
@@ -49,7 +51,8 @@ FREE_SECTIONS = {"name", "config_version", "sample", "save", "log"}
 FREE_SETTINGS = {
     *("model.base", "model.vae", "model.revision", "data.prior.folder", "data.prior.count", "data.cache"),
     *("data.folder", "data.mask.source", "data.more.folder", "data.more.mask.source"),
-    *("train.steps", "train.twin", "train.checkpointing", "train.validation_every_steps", "train.validation_pictures"),
+    *("train.steps", "train.twin", "train.checkpointing", "train.checkpointed"),
+    *("train.validation_every_steps", "train.validation_pictures"),
 }
 
 
@@ -80,7 +83,9 @@ def build_training(
     for model in components.models.values():
         model.train()
     if config.train.checkpointing:
-        _save_memory(components)
+        checkpoint_blocks(components, config.train.checkpointed)
+    if config.train.channels_last:
+        lay_channels_last(components.unet)
     schedule = components.noise_schedule()
     denoiser = Denoiser(
         components.family.name, components.unet, adapters, text, schedule, compute.autocast, config.loss
@@ -103,11 +108,16 @@ def build_training(
         identity=identity(config, fingerprint, datasets, compute.precision),
         average=build_average(adapters, optimizer, config.optim),
         team=team,
+        aside=put_aside(config, components, datasets, compute),
     )
 
 
 def inject_adapters(config: RunConfig, components: Components) -> dict[str, Adapter]:
-    """An adapter per trained part. The start of a layer depends on the seed, the part and the layer's name alone."""
+    """An adapter per trained part, around the base's weights in the bits that they are trained on.
+
+    The start of a layer depends on the seed, the part and the layer's name alone.
+    """
+    quantise(components.unet, config.model.bits)
     return {
         part: inject(components.models[part], spec, seed=seed_of(config.train.seed, part, "start"))
         for part, spec in adapter_specs(config.adapter, components.family).items()
@@ -210,6 +220,14 @@ def build_text(
     return cache_text(live, captions, components.fingerprint, cache)
 
 
+def put_aside(config: RunConfig, components: Components, datasets: tuple[Dataset, ...], compute: Compute) -> Aside:
+    """The VAE, and the text encoders where every text is kept: moved off the card."""
+    is_live = config.adapter.text_encoder or any(None in dataset.wordings for dataset in datasets)
+    aside = Aside((components.vae, *(() if is_live else components.text_encoders.values())), compute.device)
+    aside.put()
+    return aside
+
+
 def build_validation(config: RunConfig, dataset: Dataset, timesteps: int) -> Validation:
     """The same few pictures whatever they are called, each at timesteps spread evenly over the schedule."""
     by_content = sorted(range(len(dataset.examples)), key=lambda i: dataset.examples[i].picture.sha256)
@@ -264,9 +282,3 @@ def _flattened(values: Mapping[str, object], prefix: str = "") -> dict[str, obje
             value = {str(number): one for number, one in enumerate(value, start=1)}
         flat |= _flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _save_memory(components: Components) -> None:
-    components.unet.enable_gradient_checkpointing()
-    for encoder in components.text_encoders.values():
-        encoder.activation_checkpointing_enable()

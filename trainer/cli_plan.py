@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,8 @@ from rich.text import Text
 from trainer.config_data import MoreImagesConfig
 from trainer.config_errors import ConfigError
 from trainer.config_io import load_config
-from trainer.data.report import DatasetReport, shown_in_pass
+from trainer.data.buckets import Bucket
+from trainer.data.report import DatasetReport
 from trainer.data.wording import told_of_texts
 from trainer.home import Home
 from trainer.plan import Plan, plan
@@ -62,7 +64,7 @@ def summary(found: Plan) -> list[tuple[str, str]]:
     """Titles and texts of the plan, what cannot be told left out."""
     rows = [
         ("pictures", "\n".join(_pictures(report, len(found.datasets) > 1) for report in found.datasets)),
-        ("sizes", ", ".join(f"{count} at {bucket}" for bucket, count in shown_in_pass(found.datasets).items())),
+        ("sizes", ", ".join(f"{count} at {bucket}" for bucket, count in _sizes(found).most_common())),
         ("captions", _captions(found)),
         ("steps", _steps(found)),
         ("trained", _trained(found)),
@@ -98,6 +100,10 @@ def _as_set(report: DatasetReport) -> str:
     return "".join(f", {fact}" for fact, is_so in facts.items() if is_so).replace(", ", "; ", 1)
 
 
+def _sizes(found: Plan) -> Counter[Bucket]:
+    return Counter(placement.bucket for report in found.datasets for placement in report.placements)
+
+
 def _captions(found: Plan) -> str:
     captions = [report.captions for report in found.datasets]
     counts = sum(one.found for one in captions), sum(len(one.missing) for one in captions)
@@ -127,8 +133,8 @@ def _memory(found: Plan) -> str:
     have = f"{found.machine.memory_bytes / GIB:.1f} GiB of {found.machine.name}"
     lines = [f"about {found.memory.peak_bytes / GIB:.2f} GiB at most, of {have}"]
     lines += [_part(part) for part in found.memory.step]
-    drawing = found.memory.sampling[-1]
-    return "\n".join([*lines, f"{_part(drawing)}, in place of activations"])
+    drawing = [part for part in found.memory.sampling if part not in found.memory.step]
+    return "\n".join([*lines, *(f"{_part(part)}, to draw, in place of activations" for part in drawing)])
 
 
 def _part(part: MemoryPart) -> str:

@@ -60,6 +60,31 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _recomputation_has_to_be_on(self) -> RunConfig:
+        if self.train.checkpointing:
+            return self
+        if self.model.bits != "as-is":
+            raise ValueError(
+                f"model.bits is {self.model.bits}, but train.checkpointing is false, which keeps every weight that was "
+                "unpacked: set that to true, or model.bits to as-is"
+            )
+        if self.train.checkpointed != "all":
+            raise ValueError(
+                f"train.checkpointed is {self.train.checkpointed}, but train.checkpointing is false: set that to true "
+                "or take this setting out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_weights_are_not_quantised(self) -> RunConfig:
+        if self.model.bits != "as-is" and self.adapter.kind == "full":
+            raise ValueError(
+                f"model.bits is {self.model.bits}, but adapter.kind is full, which trains the weights themselves: set "
+                "model.bits to as-is"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _convolution_rank_needs_convolutions(self) -> RunConfig:
         adapter = self.adapter
         if adapter.conv_rank is not None and adapter.targets != "attention-mlp-conv" and not adapter.include:
@@ -129,12 +154,12 @@ class RunConfig(Section):
 
 def renewed(values: dict[str, Any]) -> dict[str, Any]:
     """What a file says, older names replaced: train.min_snr_gamma chose the weighting before there were others."""
-    train = values.get("train")
-    if not isinstance(train, dict) or "min_snr_gamma" not in train:
+    train, loss = values.get("train"), values.get("loss", {})
+    if not isinstance(train, dict) or "min_snr_gamma" not in train or not isinstance(loss, dict):
         return values
     others = {name: value for name, value in train.items() if name != "min_snr_gamma"}
-    loss = {"weighting": "min-snr", "min_snr_gamma": train["min_snr_gamma"]} | values.get("loss", {})
-    return values | {"train": others, "loss": loss}
+    chosen = {"weighting": "min-snr", "min_snr_gamma": train["min_snr_gamma"]}
+    return values | {"train": others, "loss": chosen | loss}
 
 
 _NO_TEXT_ENCODER = "but adapter.text_encoder is false: set that to true or take this setting out"

@@ -15,6 +15,8 @@ from dora_core.spec import Form, Kind, NormAxis, NormGradient
 from trainer.optimizers import OPTIMIZERS, Betas, OptimizerKind, OptimizerRow
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+BaseBits = Literal["as-is", "int8", "nf4"]
+Checkpointed = Literal["all", "transformers"]
 PredictionChoice = Literal["auto", "epsilon", "v"]
 ScheduleKind = Literal["cosine", "constant", "linear", "rex"]
 Weighting = Literal["none", "min-snr", "soft-min-snr", "debiased", "p2"]
@@ -56,6 +58,11 @@ class ModelConfig(Section):
         default=None,
         title="Zero terminal SNR",
         description="Whether the last timestep of the noise schedule is pure noise; absent: as the model's files say.",
+    )
+    bits: BaseBits = Field(
+        default="as-is",
+        title="Bits of the base",
+        description="Of the frozen UNet while it trains; int8: a byte a weight, nf4: half of one (needs bitsandbytes).",
     )
 
 
@@ -255,6 +262,21 @@ class TrainConfig(Section):
         default=False,
         title="Save memory",
         description="Compute activations twice instead of keeping them: slower, smaller.",
+    )
+    checkpointed: Checkpointed = Field(
+        default="all",
+        title="Save memory in",
+        description="all: every block; transformers: attention blocks alone, which hold most of it; a little faster.",
+    )
+    channels_last: bool = Field(
+        default=False,
+        title="Channels last",
+        description="Lay pictures out as a card's convolutions like them: faster, the same but for rounding.",
+    )
+    compile: bool = Field(
+        default=False,
+        title="Compile",
+        description="Of attention blocks: a minute or more at first and at new picture sizes, less at every step.",
     )
     text_encoder_stop: float = Field(
         default=1.0,

@@ -14,7 +14,6 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from importlib import resources
 from typing import Any, cast
 
 import torch
@@ -25,7 +24,8 @@ from dora_core.families import FAMILIES, UNET_TARGETS, TargetSet
 from dora_core.injection import inject
 from dora_core.spec import AdapterSpec
 from trainer.bench.saved_bytes import FlashAttention, LiveBytes
-from trainer.released import released_vae
+from trainer.lean import choose_blocks
+from trainer.released import released_architectures, released_vae
 from trainer.vram import ACTIVATION_TABLE
 
 COUNTED = ("sd1", "sdxl")  # SD 2's UNet has SD 1's blocks
@@ -34,7 +34,7 @@ KINDS: Mapping[str, AdapterSpec] = {
     "lora": AdapterSpec(kind="lora"),  # DoRA on the input axis keeps the same
     "dora-output": AdapterSpec(kind="dora", norm_axis="output"),
 }
-MODES = ("plain", "checkpointing")
+MODES = ("plain", "checkpointing", "transformers")  # the last: checkpointing of these blocks alone
 RANK = 1
 CONTEXT_TOKENS = 77
 
@@ -63,9 +63,10 @@ def _at_own_size(family: str, kind: str, targets: TargetSet, mode: str) -> float
 def step_bytes_per_pixel(family: str, kind: str, targets: TargetSet, mode: str, side_px: int) -> float:
     """Bytes alive at the worst moment of a step on one picture, without the weights, by its pixels."""
     unet = _unet(family)
-    if mode == "checkpointing":
+    if mode != "plain":
         # recomputation runs outside of the caller's modes
         unet.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=_recomputation))
+        choose_blocks(unet, "transformers" if mode == "transformers" else "all")
     spec = KINDS[kind]
     inject(
         unet,
@@ -91,8 +92,7 @@ def _recomputation() -> tuple[Any, Any]:
 
 
 def _unet(family: str) -> UNet2DConditionModel:
-    text = resources.files("dora_core").joinpath("data", "architectures.json").read_text(encoding="utf-8")
-    config = json.loads(text)[FAMILIES[family].component("unet").architecture]["config"]
+    config = released_architectures()[FAMILIES[family].component("unet").architecture]["config"]
     with torch.device("meta"):
         return cast(Any, UNet2DConditionModel(**config)).to(torch.bfloat16).requires_grad_(False)
 

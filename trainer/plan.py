@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import psutil
 
@@ -17,22 +17,22 @@ from dora_core.errors import FileFormatError
 from trainer.base_choices import clip_skip_refusal, vae_refusal
 from trainer.base_files import BaseFacts, look_up
 from trainer.config import RunConfig
-from trainer.config_data import DataConfig
 from trainer.config_errors import Problem
 from trainer.config_sections import Precision
 from trainer.data.report import (
     DatasetReport,
+    Scan,
     batches_per_pass,
-    dataset_notices,
     notices_of_all,
-    report_dataset,
+    notices_of_sets,
+    report_datasets,
 )
-from trainer.data.scan import ImageSet, picture_files, scan
+from trainer.data.scan import picture_files, scan
 from trainer.devices import read_driver
 from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
 from trainer.home import Home
-from trainer.memory_advice import smaller_settings
+from trainer.memory_advice import ways_to_fit
 from trainer.objective_notices import objective_notices
 from trainer.optimizers import what_is_missing
 from trainer.speed import Expectation, expected_speed
@@ -47,8 +47,6 @@ from trainer.vram import (
     unmatched_patterns,
 )
 from trainer.writer_packages import writer_problems
-
-Scan = Callable[[Path, int, float], ImageSet]
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,8 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
     is_known = base is not None and base.family is not None
     runs = configs_of(config)
     adapters = [adapter_parameters(run, base) for run in runs] if base and is_known else []
-    memories = [
-        training_memory(run, base, precision_on(config, machine), machine.is_card)
-        for run in runs
-        if base is not None and is_known
-    ]
-    memory = max(memories, key=lambda one: one.peak_bytes, default=None)
+    memory_of = partial(_memory, machine=machine, is_text_live=any(None in report.wordings for report in datasets))
+    memory = memory_of(config, base) if base and is_known else None
     checkpoints = [checkpoint_bytes(run, base) for run in runs] if base and is_known else []
     disk = _disk(runs, datasets, base, [sum(parts.values()) for parts in adapters] or [0] * len(runs), checkpoints)
     free = free_bytes(home.runs)
@@ -133,13 +127,14 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
     ]
     notices = [
         *notices_of_all(trained, config.train.batch_size),
-        *_set_notices(datasets, 77 if base is None else base.tokens),
+        *notices_of_sets(datasets, 77 if base is None else base.tokens),
         *_base_notices(config, base),
         *_prior_notices(config),
         *_full_notices(config),
         *_schedule_notices(config),
         *objective_notices(config, base),
-        *_machine_notices(config, machine, memory),
+        *_machine_notices(machine),
+        *(_memory_notices(config, machine, lambda changed: memory_of(changed, base)) if base and is_known else []),
     ]
     return Plan(
         config,
@@ -187,13 +182,6 @@ def _base(config: RunConfig) -> tuple[BaseFacts | None, list[Problem]]:
     return base, problems
 
 
-def report_datasets(data: DataConfig, look_at: Scan = scan) -> tuple[DatasetReport, ...]:
-    return tuple(
-        report_dataset(one, data, look_at(one.folder, data.smallest_side_px, data.longest_ratio))
-        for one in (data, *data.more)
-    )
-
-
 def _data_problems(datasets: Sequence[DatasetReport]) -> list[Problem]:
     """By the key of the setting; of a further set by that of the list, which says the number."""
     first, *more = datasets
@@ -202,15 +190,6 @@ def _data_problems(datasets: Sequence[DatasetReport]) -> list[Problem]:
         Problem("data.more", f"data.more, entry {number}: {text}")
         for number, report in enumerate(more, start=1)
         for text in report.problems
-    ]
-
-
-def _set_notices(datasets: Sequence[DatasetReport], tokens: int) -> list[str]:
-    """Where there are several sets, each with the name of its folder."""
-    return [
-        f"{report.images.folder.name}: {notice}" if len(datasets) > 1 else notice
-        for report in datasets
-        for notice in dataset_notices(report, tokens)
     ]
 
 
@@ -340,12 +319,28 @@ def _schedule_notices(config: RunConfig) -> list[str]:
     return []
 
 
-def _machine_notices(config: RunConfig, machine: Machine, memory: Memory | None) -> list[str]:
-    notices: list[str] = []
-    if not machine.is_card:
-        notices.append("no NVIDIA card was found: training runs on the processor, which only suits the starter model")
-    if memory is not None and memory.peak_bytes > 0.95 * machine.memory_bytes:
-        have = f"{machine.memory_bytes / 2**30:.1f} GiB of {machine.name}"
-        smaller = [*smaller_settings(config), "choose a smaller base model"][0]
-        notices.append(f"about {memory.peak_bytes / 2**30:.1f} GiB may not fit the {have}: {smaller}")
-    return notices
+def _memory(config: RunConfig, base: BaseFacts, machine: Machine, is_text_live: bool) -> Memory:
+    """Of twins the larger one's."""
+    memories = [
+        training_memory(run, base, precision_on(run, machine), machine.is_card, is_text_live)
+        for run in configs_of(config)
+    ]
+    return max(memories, key=lambda one: one.peak_bytes)
+
+
+def _machine_notices(machine: Machine) -> list[str]:
+    if machine.is_card:
+        return []
+    return ["no NVIDIA card was found: training runs on the processor, which only suits the starter model"]
+
+
+def _memory_notices(config: RunConfig, machine: Machine, memory_of: Callable[[RunConfig], Memory]) -> list[str]:
+    peak, room = memory_of(config).peak_bytes, round(0.95 * machine.memory_bytes)
+    if peak <= room:
+        return []
+    have = f"{machine.memory_bytes / 2**30:.1f} GiB of {machine.name}"
+    ways = ways_to_fit(config, lambda changed: memory_of(changed).peak_bytes, room)
+    left = peak - sum(saved for _, saved in ways)
+    told = [f"{change.sentence}, which saves {saved / 2**20:,.0f} MiB" for change, saved in ways]
+    told += [f"then it takes about {left / 2**30:.1f} GiB" if left <= room else "choose a smaller base model"]
+    return [f"about {peak / 2**30:.1f} GiB may not fit the {have}: {'; '.join(told)}"]

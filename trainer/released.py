@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from dora_core.families import Family
+
+
+def released_architectures() -> dict[str, Any]:
+    """Class and config of every model that can be adapted, by the name that the families' components give it."""
+    return json.loads(resources.files("dora_core").joinpath("data", "architectures.json").read_text(encoding="utf-8"))
 
 
 def released_vae(family: Family) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -32,6 +33,7 @@ from trainer.faults import crash_point
 from trainer.finishing import export_all
 from trainer.health import relative_change
 from trainer.home import Home
+from trainer.lean import compile_blocks
 from trainer.loop import Ending, train
 from trainer.memory_advice import memory_explained
 from trainer.optim import describe_groups, require_optimizer
@@ -39,6 +41,7 @@ from trainer.processes import Identity
 from trainer.progress_bar import ProgressBar
 from trainer.run_dir import RunDir, slug
 from trainer.sampling import draw_samples, remove_unfinished
+from trainer.shot import Shot
 from trainer.speed import record_speed
 from trainer.status import PHASES
 from trainer.team import Team, join_team, note_on_shares, require_shares
@@ -120,10 +123,13 @@ def _train_and_export(
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
     _write_environment(run, compute, team, _commit(components))
     training = build_training(config, components, compute, home, report, team)
+    if config.train.compile:
+        _warn(run, compile_blocks(components.unet, compute.device))
     require_free(run.path, size_bytes(training) * (config.save.keep_last + 1), "the run")
     if newest is not None:
         restore(training, newest)
         _warn(run, note_on_threads(newest, compute))
+    _warn(run, note_on_bits(config))
     texts = [found for dataset in training.datasets for found in dataset.wordings]
     print(told_of_texts(texts, config.adapter.text_encoder))
     print(describe_groups(training.adapters, training.optimizer), flush=True)
@@ -161,13 +167,27 @@ def export_run(run: RunDir, config: RunConfig, components: Components, training:
         prediction=training.denoiser.schedule.prediction,
         trigger_phrase=config.data.trigger or config.data.instance_prompt or None,
         clip_skip=config.model.clip_skip,
-        provenance={"steps": str(training.steps), "seed": str(training.seed)} | _commit(components),
+        provenance={"steps": str(training.steps), "seed": str(training.seed)} | _commit(components) | _bits(config),
     )
     kind = config.adapter.kind
     stem = f"{slug(config.name).removesuffix(f'-{kind}')}-{kind}"  # the names of twins end with it already
     export = partial(export_adapter, state, base.weights, base.modules, about=about)
     export_all(run, finishing_targets(state.form), stem, export, report)
     crash_point("export.done")
+
+
+def _bits(config: RunConfig) -> dict[str, str]:
+    return {} if config.model.bits == "as-is" else {"bits": config.model.bits}
+
+
+def note_on_bits(config: RunConfig) -> str:
+    """Empty, or that the base which files are proven against is not quite the one that was trained on."""
+    if config.model.bits == "as-is":
+        return ""
+    return (
+        f"model.bits is {config.model.bits}: training sees a quantised base and so do the samples; the exported file "
+        "is for the true one, and proven against that. Compare shows how it draws there."
+    )
 
 
 def note_on_threads(checkpoint: Checkpoint, compute: Compute) -> str:
@@ -195,7 +215,7 @@ def _watch(
     return Watch(
         run=run,
         store=store,
-        draw=partial(draw_samples, components, shots),
+        draw=partial(_draw, training, components, shots),
         peak_mib=lambda: compute.peak_mib,
         bar=bar,
         save_every=Every(config.save.every_steps),
@@ -203,6 +223,13 @@ def _watch(
         writers=writers,
         team=training.team,
     )
+
+
+def _draw(
+    training: Training, components: Components, shots: Sequence[Shot], folder: Path, report: Callable[[int, int], None]
+) -> None:
+    with training.aside.brought_back():
+        draw_samples(components, shots, folder, report)
 
 
 def _started(config: RunConfig, newest: Checkpoint | None, compute: Compute) -> Started:

@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from dora_core.families import Family
 from trainer.base_files import configs_beside
 from trainer.checkpoint_header import CHECKPOINT_PARTS, modern_name
 from trainer.clip_tokenizer import clip_tokenizer
-from trainer.released import released_scheduler, released_vae
+from trainer.released import released_architectures, released_scheduler, released_vae
 
 _DEFAULTS_OF_UNET = {
     name: parameter.default
@@ -91,7 +90,7 @@ def config_folder(path: Path, family: Family) -> Generator[Path, None, None]:
         yield beside
         return
     configs = {"vae/config.json": released_vae(family), "scheduler/scheduler_config.json": released_scheduler(family)}
-    architectures = _architectures()
+    architectures = released_architectures()
     for component in family.components:
         configs[f"{component.name}/config.json"] = architectures[component.architecture]["config"]
     configs["unet/config.json"] = _DEFAULTS_OF_UNET | configs["unet/config.json"]  # diffusers' converter asks for them
@@ -106,7 +105,7 @@ def config_folder(path: Path, family: Family) -> Generator[Path, None, None]:
 def _text_encoders(
     tensors: Mapping[str, Tensor], family: Family, dtype: torch.dtype, options: Mapping[str, Any]
 ) -> dict[str, nn.Module]:
-    architectures = _architectures()
+    architectures = released_architectures()
     return {
         component.name: create_diffusers_clip_model_from_ldm(
             getattr(transformers, architectures[component.architecture]["class"]),
@@ -131,10 +130,6 @@ def _tokenizers(path: Path, family: Family) -> dict[str, CLIPTokenizer]:
         name: CLIPTokenizer.from_pretrained(beside / name) if beside else clip_tokenizer(pad)
         for name, pad in names.items()
     }
-
-
-def _architectures() -> dict[str, Any]:
-    return json.loads(resources.files("dora_core").joinpath("data", "architectures.json").read_text(encoding="utf-8"))
 
 
 def _require_whole(path: Path, name: str, part: nn.Module) -> None:

@@ -11,6 +11,7 @@ from trainer.events import EventLog, Failed, PhaseName, Started, read_events
 from trainer.failures import Failure, classify
 from trainer.faults import crash_point
 from trainer.home import Home
+from trainer.lean import compile_blocks
 from trainer.loop import Ending, take_step
 from trainer.memory_advice import memory_explained
 from trainer.run_dir import RunDir
@@ -45,6 +46,8 @@ def _train(run: RunDir, config: RunConfig, compute: Compute, home: Home, team: T
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
     team.hear()  # everything that is cached is there
     training = build_training(config, components, compute, home, _unheard, team)
+    if config.train.compile:
+        compile_blocks(components.unet, compute.device)
     newest = CheckpointStore(run.checkpoints_dir, config.save.keep_last).newest()
     if newest is not None:
         restore(training, newest)

@@ -16,6 +16,7 @@ from dora_core.state import AdapterState
 from trainer.averages import Average, shown
 from trainer.config_sections import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
+from trainer.lean import NOTHING_ASIDE, Aside
 from trainer.losses import ByBand, band_means, band_sums
 from trainer.noise import Draw
 from trainer.optim import RatePlan
@@ -72,6 +73,7 @@ class Training:
     identity: Mapping[str, object]
     average: Average | None = None
     team: Team = ALONE
+    aside: Aside = NOTHING_ASIDE
     progress: Progress = field(default_factory=Progress)
 
     def state(self) -> AdapterState:

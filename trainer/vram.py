@@ -21,11 +21,12 @@ from dora_core.spec import AdapterSpec
 from trainer.adapter_specs import adapter_spec, adapter_specs
 from trainer.base_files import BaseFacts
 from trainer.config import RunConfig
-from trainer.config_sections import Precision
+from trainer.config_sections import BaseBits, Precision
 
 ACTIVATION_TABLE = Path(__file__).with_name("activation_bytes.json")
 FLOAT32 = 4
 BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+IN_BLOCKS = ("unet.down_blocks.", "unet.mid_block.", "unet.up_blocks.")  # as trainer.quantised packs
 CUDA_CONTEXT_BYTES = 600 * 2**20  # of the driver, the kernels and the allocator's rounding; differs by card
 
 
@@ -111,17 +112,18 @@ def parts_below_rank(config: RunConfig, facts: BaseFacts) -> dict[str, int]:
     return below
 
 
-def training_memory(config: RunConfig, facts: BaseFacts, precision: Precision, on_card: bool) -> Memory:
-    """Every part of the pipeline stays where it trains: the VAE in float32, the rest in `precision` (not auto)."""
-    weights = {
-        part: count * (FLOAT32 if part == "vae" else BYTES[precision]) for part, count in facts.parameters.items()
-    }
+def training_memory(
+    config: RunConfig, facts: BaseFacts, precision: Precision, on_card: bool, is_text_live: bool = False
+) -> Memory:
+    """The VAE in float32, the rest in `precision` (not auto), the UNet's blocks in `model.bits`.
+
+    On a card the VAE, and the text encoders unless they are trained or `is_text_live`, are there to draw alone.
+    """
     trained = sum(adapter_parameters(config, facts).values())
-    held = [
-        *(
-            MemoryPart(f"{part} ({'fp32' if part == 'vae' else precision})", size, facts.is_counted)
-            for part, size in weights.items()
-        ),
+    weights = {part: _weight_part(part, config, facts, precision) for part in facts.parameters}
+    needs_text = config.adapter.text_encoder or is_text_live
+    aside = {part for part in weights if on_card and (part == "vae" or (part != "unet" and not needs_text))}
+    learned = [
         MemoryPart("adapter (fp32)", trained * FLOAT32, facts.is_counted),
         MemoryPart("gradients", trained * FLOAT32, facts.is_counted),
         MemoryPart(f"state of {config.optim.kind}", sum(state_bytes(config, facts).values()), facts.is_counted),
@@ -134,7 +136,27 @@ def training_memory(config: RunConfig, facts: BaseFacts, precision: Precision, o
     ]
     activations = MemoryPart("activations", _activation_bytes(config, facts, precision), False)
     decoding = MemoryPart("decoding a sample", _decoding_bytes(config), False)
-    return Memory((*held, activations), (*held, decoding))
+    stays = [part for name, part in weights.items() if name not in aside]
+    return Memory((*stays, *learned, activations), (*weights.values(), *learned, decoding))
+
+
+def _weight_part(part: str, config: RunConfig, facts: BaseFacts, precision: Precision) -> MemoryPart:
+    if part == "vae":
+        return MemoryPart("vae (fp32)", facts.parameters[part] * FLOAT32, facts.is_counted)
+    if part == "unet" and config.model.bits != "as-is":
+        name = f"unet ({config.model.bits}, {precision})"
+        return MemoryPart(name, quantised_bytes(facts, config.model.bits, BYTES[precision]), facts.is_counted)
+    return MemoryPart(f"{part} ({precision})", facts.parameters[part] * BYTES[precision], facts.is_counted)
+
+
+def quantised_bytes(facts: BaseFacts, bits: BaseBits, bytes_else: int) -> int:
+    """Of the UNet: layers of its blocks packed, with their scales in float32; the rest in `bytes_else` a weight."""
+    packed = {name: shape for name, shape in facts.shapes.items() if name.startswith(IN_BLOCKS)}
+    if bits == "int8":
+        layers = sum(prod(shape) + shape[0] * FLOAT32 for shape in packed.values())
+    else:  # half a byte a weight, and a scale for each block of 64
+        layers = sum(-(-prod(shape) // 2) + -(-prod(shape) // 64) * FLOAT32 for shape in packed.values())
+    return layers + (facts.parameters["unet"] - sum(prod(shape) for shape in packed.values())) * bytes_else
 
 
 @dataclass(frozen=True)
@@ -173,7 +195,8 @@ def _layers(facts: BaseFacts, part: str) -> list[_Layer]:
 def _activation_bytes(config: RunConfig, facts: BaseFacts, precision: Precision) -> int:
     assert facts.family is not None
     adapter = config.adapter
-    case = f"{adapter.targets} {'checkpointing' if config.train.checkpointing else 'plain'}"
+    mode = "transformers" if config.train.checkpointed == "transformers" else "checkpointing"
+    case = f"{adapter.targets} {mode if config.train.checkpointing else 'plain'}"
     per_pixel = _table()["unet"][f"{_COUNTED_AS.get(facts.family.name, facts.family.name)} {case}"]
     if adapter.kind == "dora" and adapter.norm_axis == "output":  # the input axis keeps what LoRA keeps
         per_pixel *= _table()["output axis by input axis"][case]

@@ -11,7 +11,7 @@ let done = 0;
 let added = 0;
 let busy = false;
 const ending = (name) => name.slice(name.lastIndexOf('.')).toLowerCase();
-const isCaption = (name) => ['.txt', '.caption'].includes(ending(name));
+const isCaption = (name) => ['.txt', '.caption', '.cap', '.tags'].includes(ending(name));
 const isSilent = (name) => name.startsWith('.') || ['Thumbs.db', 'desktop.ini'].includes(name);
 const tell = (name, text, kind) => {
   const item = document.createElement('li');

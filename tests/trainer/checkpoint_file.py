@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -55,14 +56,18 @@ def write_checkpoint(family: str, folder: Path, file: Path, with_configs: bool =
 
 
 def checkpoint(family: str, folder: Path) -> dict[str, Tensor]:
-    tensors = {
-        f"model.diffusion_model.{key}": value for key, value in original_unet(family, _weights(folder / "unet")).items()
-    }
-    for key, value in _weights(folder / "vae").items():
+    parts = ("unet", "vae", *(_TEXTS_OF_SDXL if family == "sdxl" else ("text_encoder",)))
+    return named_as_original(family, {part: _weights(folder / part) for part in parts})
+
+
+def named_as_original(family: str, weights: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """`weights`: by part, under diffusers' and transformers' names."""
+    tensors = {f"model.diffusion_model.{key}": value for key, value in original_unet(family, weights["unet"]).items()}
+    for key, value in weights["vae"].items():
         tensors[f"first_stage_model.{_vae_name(key)}"] = value[..., None, None] if _is_vae_linear(key, value) else value
     for part, prefix in (_TEXTS_OF_SDXL if family == "sdxl" else {"text_encoder": _TEXT[family]}).items():
-        weights = {key.removeprefix("text_model."): value for key, value in _weights(folder / part).items()}
-        named = _openclip(weights) if prefix.endswith(".model.") else weights
+        bare = {key.removeprefix("text_model."): value for key, value in weights[part].items()}
+        named = _openclip(bare) if prefix.endswith(".model.") else bare
         tensors |= {f"{prefix}{key}": value for key, value in named.items()}
     return {key: value.contiguous() for key, value in tensors.items()}
 

@@ -34,6 +34,7 @@ Settings = Callable[..., RunConfig]
         ({"adapter__ranks": {"*.attn2.*": 3}}, "adapter.ranks"),
         ({"optim__ema_decay": 0.9}, "optim.ema_decay"),
         ({"schedule__cycles": 2}, "schedule.cycles"),
+        ({"model__clip_skip": 2}, "model.clip_skip"),
         ({"data__resolution_px": 48}, "data.resolution_px"),
         ({"data__prior": {"class_prompt": "a thing", "weight": 0.5}}, "data.prior"),
     ],

@@ -306,3 +306,5 @@ def test_the_former_name_of_min_snr_still_loads_and_the_new_ones_win() -> None:
     mixed = parse_config(renewed({**LEAST, **old, "loss": {"weighting": "soft-min-snr"}}))
     assert (mixed.loss.weighting, mixed.loss.min_snr_gamma) == ("soft-min-snr", 8)
     assert parse_config(renewed(dict(LEAST))) == parse_config(LEAST)
+    broken = {**old, "loss": 3}
+    assert renewed(broken) == broken  # which is told as what it is

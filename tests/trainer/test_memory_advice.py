@@ -15,7 +15,7 @@ from trainer.config import RunConfig
 from trainer.config_errors import SETTINGS
 from trainer.config_io import config_from
 from trainer.events import Failed, Sampled, Saved, Warned, read_events
-from trainer.memory_advice import TooLargeError, advice, memory_explained, smaller_settings
+from trainer.memory_advice import TooLargeError, advice, memory_explained, smaller_settings, ways_to_fit
 from trainer.run_dir import RunDir
 
 Settings = Callable[..., RunConfig]
@@ -34,20 +34,43 @@ def test_the_advice_names_every_setting_that_helps_with_what_it_is_now(tiny_sett
     assert advice(large) == (
         "Close what else uses the memory. In the run's run.toml set train.checkpointing to true (it is false), then "
         "resume. In a new run set train.batch_size to 1 and train.accumulation to 8 (they are 4 and 2), set "
-        "train.precision to bf16 (it is fp32), set data.resolution_px to 512 (it is 1024), set adapter.text_encoder "
-        "to false (it is true), set adapter.rank to 8 (it is 64)."
+        "train.precision to bf16 (it is fp32), set train.checkpointing to true and model.bits to int8 (they are false "
+        "and as-is), set data.resolution_px to 512 (it is 1024), set adapter.text_encoder to false (it is true), set "
+        "adapter.rank to 8 (it is 64)."
     )
-    least = tiny_settings(train__checkpointing=True)
+    half = tiny_settings(train__checkpointing=True, train__checkpointed="transformers", model__bits="int8")
+    assert advice(half) == (
+        "Close what else uses the memory. In the run's run.toml set train.checkpointed to all (it is transformers), "
+        "then resume. Or choose a smaller base model."
+    )
+    least = tiny_settings(train__checkpointing=True, model__bits="int8")
     assert advice(least) == "Close what else uses the memory. Or choose a smaller base model."
 
 
 def test_what_it_says_to_set_can_be_set_and_then_nothing_is_left_to_say(tiny_settings: Settings) -> None:
     config = tiny_settings(train__batch_size=4, data__resolution_px=1024, adapter__rank=64)
-    pairs = [pair for change in smaller_settings(config) for pair in SETTING.findall(change)]
+    pairs = [pair for change in smaller_settings(config) for pair in SETTING.findall(change.sentence)]
     assert {key for key, _ in pairs} <= SETTINGS.keys()
     followed = config_from(config.model_dump(mode="json", exclude_none=True), [f"{k}={v}" for k, v in pairs])
     assert followed.pictures_per_step == config.pictures_per_step
     assert smaller_settings(followed) == []
+
+
+def test_ways_to_fit_are_taken_in_order_until_it_fits_and_those_that_save_nothing_are_left_out(
+    tiny_settings: Settings,
+) -> None:
+    def peak(config: RunConfig) -> int:
+        blocks = {"all": 100, "transformers": 300}[config.train.checkpointed] if config.train.checkpointing else 900
+        return ((1000 if config.model.bits == "as-is" else 600) + blocks * config.train.batch_size) * 2**20
+
+    config = tiny_settings(train__batch_size=2, train__precision="fp32")
+    told = [
+        [(list(change.values), saved // 2**20) for change, saved in ways_to_fit(config, peak, room * 2**20)]
+        for room in (2800, 1600, 1200, 1100, 500)
+    ]
+    half, whole = (["train.checkpointing", "train.checkpointed"], 1200), (["train.checkpointing"], 1600)
+    batch, bits = (["train.batch_size", "train.accumulation"], 100), (["model.bits"], 400)
+    assert told == [[], [half], [whole], [whole, batch], [whole, batch, bits]]
 
 
 def test_other_errors_pass_unchanged(tiny_settings: Settings) -> None:

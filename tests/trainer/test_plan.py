@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from rich.console import Console
 from tests.trainer.conftest import write_pictures
 from trainer import writer_packages
 from trainer.cli_plan import print_plan, summary
-from trainer.config_io import parse_config
+from trainer.config_io import config_from, parse_config
 from trainer.data.dataset import BatchOrder, bucket_groups, make_examples
 from trainer.data.report import DatasetReport, dataset_notices, least_tokens, notices_of_all, report_dataset
 from trainer.disk import MARGIN_BYTES
@@ -182,7 +183,8 @@ def test_kohyas_folder_names_are_read_as_the_settings_that_say_the_same(
     write_pictures(picture_folder / "10_sks dog", [(40, 40)])
     (notice,) = (notice for notice in make_plan().notices if "10_sks dog" in notice)
     setting = notice.partition("kohya's trainer: ")[2]
-    assert setting == 'data.more=[{folder="10_sks dog", repeats=10, instance_prompt="sks dog"}]'
+    (one,) = config_from({"model": {"base": "x"}, "data": {"folder": "y"}}, [setting]).data.more
+    assert (one.folder, one.repeats, one.instance_prompt) == (picture_folder / "10_sks dog", 10, "sks dog")
     only = make_plan(data={"folder": str(picture_folder / "10_sks dog")})
     assert any("repeats=10 and instance_prompt='sks dog'" in notice for notice in only.notices)
     (above,) = make_plan(data={"folder": str(picture_folder.parent)}).problems
@@ -319,14 +321,21 @@ def test_least_tokens_never_exceeds_what_clips_tokenizer_makes(tiny_base: Callab
         assert least_tokens(text) <= len(tokenizer(text).input_ids)
 
 
-def test_a_card_that_is_too_small_is_a_notice_with_the_next_thing_to_try(make_plan: Callable[..., Plan]) -> None:
-    small = Machine("a tiny card", 100 * 2**20, True)
-    assert any("set train.checkpointing to true" in notice for notice in make_plan(small).notices)
-    train = {"checkpointing": True, "batch_size": 4}
-    assert any(
-        "set train.batch_size to 1 and train.accumulation to 4" in n for n in make_plan(small, train=train).notices
-    )
-    assert not any("may not fit" in notice for notice in make_plan(CARD).notices)
+def test_a_card_that_is_too_small_is_a_notice_with_what_would_make_it_fit(make_plan: Callable[..., Plan]) -> None:
+    train = {"batch_size": 64}
+    memory = make_plan(CARD, train=train).memory
+    assert memory is not None
+    assert not any("may not fit" in notice for notice in make_plan(CARD, train=train).notices)
+    (tight,) = fitting_notices(make_plan(Machine("a card", int(memory.peak_bytes / 0.95) - 2**20, True), train=train))
+    assert "set train.checkpointing to true and train.checkpointed to transformers (they are false and all)" in tight
+    assert re.search(r"which saves \d+ MiB; then it takes about 0\.\d GiB$", tight)
+    (hopeless,) = fitting_notices(make_plan(Machine("a tiny card", 100 * 2**20, True), train=train))
+    assert "set train.checkpointing to true (it is false), which saves" in hopeless
+    assert hopeless.endswith("; choose a smaller base model")
+
+
+def fitting_notices(made: Plan) -> list[str]:
+    return [notice for notice in made.notices if "may not fit" in notice]
 
 
 def test_a_full_disk_is_a_problem(make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:

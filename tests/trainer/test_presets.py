@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from dora_core.families import FAMILIES
+from trainer.base_files import look_up
 from trainer.cli_presets import settings_table
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import config_from, load_config
 from trainer.home import Home
 from trainer.presets import SHIPPED, Preset, find_preset, list_presets, preset_folders
+from trainer.vram import training_memory
 
 PRESETS = {preset.name: preset for preset in list_presets([SHIPPED]).presets}
 PICTURES = ["data.folder=/pictures"]
@@ -23,7 +25,8 @@ PICTURES = ["data.folder=/pictures"]
 def test_all_shipped_presets_are_read() -> None:
     assert list_presets([SHIPPED]).broken == ()
     assert len(PRESETS) == len(list(SHIPPED.glob("*.toml")))
-    kinds = {"starter", "sd15-subject", "sd15-style", "sdxl-subject", "sdxl-style"}
+    kinds = {"starter", "sd15-subject", "sd15-subject-prodigy", "sd15-style", "sd21-style"}
+    kinds |= {"sdxl-subject", "sdxl-subject-8gb", "sdxl-style"}
     assert set(PRESETS) == {f"{purpose}-{kind}" for purpose in kinds for kind in ("lora", "dora")}
 
 
@@ -36,7 +39,21 @@ def test_a_preset_needs_pictures_and_nothing_else(name: str) -> None:
     assert preset.head.title.endswith({"lora": "LoRA", "dora": "DoRA"}[config.adapter.kind])
     assert (config.model.base == "starter") == name.startswith("starter")
     if config.model.base != "starter":
-        assert config.data.resolution_px == family.resolution_px["epsilon"]
+        prediction = "v" if name.startswith("sd21") else "epsilon"  # the base model of 768 px
+        own = family.resolution_px[prediction]
+        assert config.data.resolution_px == (768 if "8gb" in name else own)
+        assert name.startswith(preset.head.title.split(" ")[0].lower().replace(".", ""))
+    told = {"subject": (config.data.flip, False), "style": (config.data.flip, True)}
+    assert all(is_so == wanted for word, (is_so, wanted) in told.items() if word in name)
+    assert (config.optim.kind == "prodigy") == ("prodigy" in name)
+    assert config.pictures_per_step == 4 or "8gb" not in name
+    assert not (config.noise.offset and config.noise.pyramid)  # they do the same work
+
+
+@pytest.mark.parametrize("name", ["sdxl-subject-8gb-lora", "sdxl-subject-8gb-dora"])
+def test_what_is_for_a_card_of_8_gb_fits_one_by_the_plan(name: str) -> None:
+    base = look_up("stabilityai/stable-diffusion-xl-base-1.0")
+    assert training_memory(load_config(name, PICTURES), base, "bf16", on_card=True).peak_bytes < 0.9 * 8e9
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -127,7 +127,7 @@ def test_a_full_fine_tune_that_was_stopped_is_the_same_to_the_byte(
 
 
 OPTIMIZED: list[dict[str, object]] = [  # what else a checkpoint has to hold
-    {"optim": {"kind": "prodigy"}, "adapter__text_encoder": True},
+    {"optim": {"kind": "prodigy"}, "adapter__text_encoder": True, "model__clip_skip": 2},
     {"optim": {"kind": "adamw-schedule-free", "learning_rate": 1e-2}, "schedule__kind": "constant"},
     {"optim": {"learning_rate": 1e-2, "ema_decay": 0.9, "up_factor": 4.0}, "schedule__cycles": 2},
 ]
@@ -146,6 +146,19 @@ def test_whatever_is_optimised_by_a_stop_and_other_saves_change_no_byte(
     assert run_training(stopped) == "finished"
     assert final_adapter(stopped, 6) == final_adapter(straight, 6)
     assert losses_of(stopped) == losses_of(straight)
+
+
+def test_on_a_quantised_base_with_all_that_saves_memory_too(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    savers = {"train__checkpointing": True, "train__checkpointed": "transformers", "train__channels_last": True}
+    config = tiny_settings(**savers, model__bits="int8", adapter__targets="attention-mlp-conv", train__steps=3)
+    straight, stopped = (RunDir.create(tmp_path / "runs", config) for _ in range(2))
+    assert run_training(straight) == "finished"
+    request_at(monkeypatch, stopped, "stop", at_step(1))
+    assert run_training(stopped) == "stopped"
+    assert run_training(stopped) == "finished"
+    assert final_adapter(stopped, 3) == final_adapter(straight, 3)
 
 
 @pytest.mark.parametrize("point", ["checkpoint.adapter:2", "samples.drawn:3"])

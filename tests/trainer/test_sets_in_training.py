@@ -102,13 +102,13 @@ def test_sets_are_mixed_in_one_order_by_repeats_and_their_losses_weighed(
     assert loss.weighted.item() == pytest.approx(0.25 * loss.errors.item())
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize(("family", "kind"), [("sd1", "full"), ("sdxl", "dora")])
 def test_a_kept_set_is_told_what_the_base_says_with_its_own_text_encoder(
-    family: str, tmp_path: Path, tiny_settings: Settings
+    family: str, kind: str, tmp_path: Path, tiny_settings: Settings
 ) -> None:
     kept = write_pictures(tmp_path / "kept", [(40, 40), (48, 48)])
     config = with_data(
-        tiny_settings(family, adapter__text_encoder=True),
+        tiny_settings(family, adapter__text_encoder=True, adapter__kind=kind),
         more=[{"folder": str(kept), "role": "prior-prediction", "instance_prompt": "a thing"}],
     )
     _, training = built(tmp_path, config)

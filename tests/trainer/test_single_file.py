@@ -59,6 +59,10 @@ def test_one_checkpoint_file_is_the_same_model_as_its_folder(
     from_folder = load_components(ModelConfig(base=str(tiny_base(family))))
     assert from_file.family.name == family
     assert from_file.fingerprint == from_folder.fingerprint
+    stored, saved = open_base(file), open_base(tiny_base(family))
+    assert stored.modules.shapes == saved.modules.shapes
+    assert all(torch.equal(stored.weights[name], saved.weights[name]) for name in saved.weights)
+    assert look_up(str(file)).shapes == look_up(str(tiny_base(family))).shapes
     assert from_file.pipeline.scheduler.config == from_folder.pipeline.scheduler.config
     tokens = [tokenize(loaded.tokenizers, ["a red fox!"]) for loaded in (from_file, from_folder)]
     assert {name: ids.tolist() for name, ids in tokens[0].items()} == {n: ids.tolist() for n, ids in tokens[1].items()}

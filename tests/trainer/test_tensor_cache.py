@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from trainer.build import load_examples
 from trainer.components import load_components
 from trainer.config import RunConfig
+from trainer.config_data import MaskConfig
 from trainer.config_sections import ModelConfig
-from trainer.data.latents import BadLatentsError, LatentCache
+from trainer.data.dataset import pixels
+from trainer.data.latents import BadLatentsError, LatentCache, scaled_latents
 from trainer.data.tensor_cache import TensorCache, cache_key
 from trainer.data.text_cache import LiveText, cache_text
 
@@ -85,3 +88,38 @@ def test_cached_text_is_what_the_encoders_say(tmp_path: Path, tiny_base: Callabl
         cached = cache_text(live, captions, "base 1", TensorCache(tmp_path)).conditioning(captions)
         torch.testing.assert_close(cached.hidden, wanted.hidden)
         torch.testing.assert_close(cached.pooled, wanted.pooled)
+
+
+def test_a_mask_that_was_drawn_anew_and_another_weight_outside_are_never_stale(
+    tmp_path: Path, tiny_settings: Callable[..., RunConfig]
+) -> None:
+    config, masks = tiny_settings(), tmp_path / "masks"
+    masks.mkdir()
+    components = load_components(ModelConfig(base=config.model.base))
+    cache = LatentCache(components.vae, "vae 1", "#ffffff", TensorCache(tmp_path / "cache"))
+
+    def weights(white: tuple[int, int, int, int], outside: float) -> Tensor:
+        mask = Image.new("L", (40, 40))  # as 00.png is
+        mask.paste(255, white)
+        mask.save(masks / "00.png")
+        data = config.data.model_copy(update={"mask": MaskConfig(source=str(masks), unmasked_weight=outside)})
+        (views, *_) = cache.encode_all(load_examples(data)[:1], lambda done, total: None)
+        return views[0].pixel_weights
+
+    left, right = (0, 0, 20, 40), (20, 0, 40, 40)
+    first = weights(left, 0.0)
+    torch.testing.assert_close(first, torch.tensor([2.0, 2.0, 0.0, 0.0]).expand(1, 4, 4))
+    torch.testing.assert_close(weights(right, 0.0), first.flip(2))
+    assert weights(right, 0.5).min() > 0
+    assert torch.equal(weights(left, 0.0), first)
+
+
+def test_a_mirrored_view_is_encoded_by_itself(tmp_path: Path, tiny_settings: Callable[..., RunConfig]) -> None:
+    config = tiny_settings()
+    components = load_components(ModelConfig(base=config.model.base))
+    cache = LatentCache(components.vae, "vae 1", "#ffffff", TensorCache(tmp_path / "cache"))
+    data = config.data.model_copy(update={"flip": True})
+    ((plain, mirrored), *_) = cache.encode_all(load_examples(data)[:1], lambda done, total: None)
+    assert not torch.equal(plain.latents, mirrored.latents)
+    picture = pixels(load_examples(data)[0], load_examples(data)[0].placements[0], "#ffffff").flip(2)[None]
+    torch.testing.assert_close(mirrored.latents, scaled_latents(components.vae, picture)[0])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from torch.nn.utils.parametrize import is_parametrized
 
 from dora_core.families import FAMILIES, UNET_TARGETS
 from dora_core.targets import plan_targets
@@ -22,10 +23,12 @@ from trainer.config_io import parse_config
 from trainer.count_activations import COUNTED, MODES, decode_bytes_per_pixel, step_bytes_per_pixel
 from trainer.optim import named_parameters
 from trainer.optimizers import OPTIMIZERS, OptimizerKind
+from trainer.quantised import quantise
 from trainer.vram import (
     ACTIVATION_TABLE,
     adapter_parameters,
     checkpoint_bytes,
+    quantised_bytes,
     state_bytes,
     training_memory,
     unmatched_patterns,
@@ -77,7 +80,9 @@ def test_memory_is_counted_part_by_part_in_the_precision_of_each(tiny_base: Call
     facts = look_up(str(tiny_base("sdxl")))
     config = config_of(str(tiny_base("sdxl")))
     memory = training_memory(config, facts, "bf16", on_card=True)
-    sizes = {part.name: part.size_bytes for part in memory.step}
+    sizes = {part.name: part.size_bytes for part in memory.sampling[:-1]} | {
+        part.name: part.size_bytes for part in memory.step
+    }
     trained = adapter_parameters(config, facts)["unet"]
     assert sizes["unet (bf16)"] == 2 * facts.parameters["unet"]
     assert sizes["text_encoder_2 (bf16)"] == 2 * facts.parameters["text_encoder_2"]
@@ -85,7 +90,9 @@ def test_memory_is_counted_part_by_part_in_the_precision_of_each(tiny_base: Call
     assert sizes["adapter (fp32)"] == 4 * trained
     assert sizes["gradients"] == 4 * trained
     assert sizes["state of adamw"] == 8 * trained
-    assert memory.step_bytes == sum(sizes.values())
+    aside = ("vae (fp32)", "text_encoder (bf16)", "text_encoder_2 (bf16)")  # of a card, where they only draw
+    assert memory.step_bytes == sum(size for name, size in sizes.items() if name not in aside)
+    assert memory.sampling_bytes == sum(sizes.values()) - sizes["activations"] + memory.sampling[-1].size_bytes
     assert memory.peak_bytes == max(memory.step_bytes, memory.sampling_bytes)
     estimates = {part.name for part in (*memory.step, *memory.sampling) if not part.is_counted}
     assert estimates == {"driver and kernels", "activations", "decoding a sample"}
@@ -122,7 +129,38 @@ def test_activations_grow_with_pixels_and_batch_and_shrink_with_checkpointing(ti
 
     assert activations(batch_size=3) == pytest.approx(3 * activations(), rel=1e-4)
     assert activations("bf16") == pytest.approx(activations() / 2, rel=1e-4)
-    assert activations(checkpointing=True) < activations() / 2
+    whole, half = (activations(checkpointing=True, checkpointed=which) for which in ("all", "transformers"))
+    assert whole < half < activations() / 2
+
+
+def test_text_encoders_stay_on_a_card_where_steps_need_them_and_all_parts_do_on_a_processor(
+    tiny_base: Callable[[str], Path],
+) -> None:
+    facts = look_up(str(tiny_base("sdxl")))
+
+    def held(on_card: bool = True, is_text_live: bool = False, **adapter: Any) -> set[str]:
+        memory = training_memory(config_of("x", adapter=adapter), facts, "bf16", on_card, is_text_live)
+        return {part.name.partition(" ")[0] for part in memory.step} & facts.parameters.keys()
+
+    assert held() == {"unet"}
+    assert held(is_text_live=True) == held(text_encoder=True) == {"unet", "text_encoder", "text_encoder_2"}
+    assert held(on_card=False) == facts.parameters.keys()
+
+
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_a_quantised_unet_takes_as_much_as_the_packed_one(tiny_base: Callable[[str], Path], bits: Any) -> None:
+    if bits == "nf4":
+        pytest.importorskip("bitsandbytes")
+    unet = DiffusionPipeline.from_pretrained(tiny_base("sdxl")).unet.requires_grad_(False)
+    quantise(unet, bits)
+    tensors = [*unet.parameters(), *unet.buffers()]
+    scales = sum(  # which bitsandbytes keeps elsewhere
+        module.parametrizations.weight[0].quant_state.absmax.numel() * 4
+        for module in unet.modules()
+        if bits == "nf4" and is_parametrized(module, "weight")
+    )
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + scales
+    assert quantised_bytes(look_up(str(tiny_base("sdxl"))), bits, 4) == held
 
 
 def test_globs_that_no_layer_has_are_found(tiny_base: Callable[[str], Path]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from trainer.config_data import DataConfig, ImageSetConfig
 from trainer.data.buckets import Bucket, Placement, make_buckets, place, variants
@@ -20,6 +22,7 @@ PLAIN_MODES = ("RGB", "RGBA")
 CUT_WORTH_TELLING = 0.8  # share of a picture that is kept
 KOHYA = re.compile(r"(\d+)_(.+)")  # how kohya's trainer has folders named: repeats, prompt
 SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+Scan = Callable[[Path, int, float], ImageSet]
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,13 @@ def report_dataset(one: ImageSetConfig, data: DataConfig, images: ImageSet | Non
     return DatasetReport(one, images, captions, placements, masks, tuple(problems))
 
 
+def report_datasets(data: DataConfig, look_at: Scan = scan) -> tuple[DatasetReport, ...]:
+    return tuple(
+        report_dataset(one, data, look_at(one.folder, data.smallest_side_px, data.longest_ratio))
+        for one in (data, *data.more)
+    )
+
+
 def shown_in_pass(reports: Sequence[DatasetReport]) -> Mapping[Bucket, int]:
     """How often a pass over sets that are trained together shows pictures of each size."""
     shown: Counter[Bucket] = Counter()
@@ -96,6 +106,15 @@ def notices_of_all(reports: Sequence[DatasetReport], batch_size: int) -> list[st
         sizes = ", ".join(short)
         told.append(f"sizes with fewer pictures than a batch of {batch_size} repeat them within it: {sizes}")
     return told
+
+
+def notices_of_sets(datasets: Sequence[DatasetReport], tokens: int) -> list[str]:
+    """Where there are several sets, each with the name of its folder."""
+    return [
+        f"{report.images.folder.name}: {notice}" if len(datasets) > 1 else notice
+        for report in datasets
+        for notice in dataset_notices(report, tokens)
+    ]
 
 
 def dataset_notices(report: DatasetReport, tokens: int) -> list[str]:
@@ -146,7 +165,7 @@ def _about_wording(one: ImageSetConfig, captions: Captions) -> list[str]:
 def _about_subfolders(report: DatasetReport) -> list[str]:
     folder = report.images.folder
     told = [
-        f"pictures in the folder {name!r} are not used: only {folder.name!r} itself is read{_as_kohya(name)}"
+        f"pictures in the folder {name!r} are not used: only {folder.name!r} itself is read{_as_kohya(folder / name)}"
         for name in report.images.subfolders
     ]
     own = KOHYA.fullmatch(folder.name)
@@ -158,13 +177,12 @@ def _about_subfolders(report: DatasetReport) -> list[str]:
     return told
 
 
-def _as_kohya(name: str) -> str:
-    found = KOHYA.fullmatch(name)
+def _as_kohya(folder: Path) -> str:
+    found = KOHYA.fullmatch(folder.name)
     if not found:
         return ""
-    return (
-        f'; as with kohya\'s trainer: data.more=[{{folder="{name}", repeats={found[1]}, instance_prompt="{found[2]}"}}]'
-    )
+    path, prompt = (json.dumps(text, ensure_ascii=False) for text in (str(folder), found[2]))  # as TOML writes texts
+    return f"; as with kohya's trainer: data.more=[{{folder={path}, repeats={found[1]}, instance_prompt={prompt}}}]"
 
 
 def about_count(count: int) -> list[str]:

@@ -22,7 +22,7 @@ class TextSource(Protocol):
 
 @dataclass(frozen=True)
 class LiveText:
-    """Computed at every step, through text encoders that are trained."""
+    """Computed at every step."""
 
     family: str
     encoders: Mapping[str, nn.Module]
