@@ -1,5 +1,5 @@
 const NS = 'http://www.w3.org/2000/svg';
-const COLOURS = { lora: '#06b6d4', dora: '#8b5cf6' };
+const COLOURS = { lora: '#06b6d4', dora: '#8b5cf6', full: '#f59e0b' };
 const MORE = ['#f59e0b', '#22c55e', '#ec4899', '#3b82f6', '#f97316', '#14b8a6'];
 const SMALL_PX = 200; // such pictures are shown as the pixels that they are
 const told = part('.told');

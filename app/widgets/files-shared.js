@@ -22,7 +22,7 @@ const keyed = (list, items, keyOf, create, update = () => {}) => {
   for (const child of old.values()) child.remove();
 };
 const when = (iso) => new Date(iso).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' });
-const KINDS = { lora: 'LoRA', dora: 'DoRA', difference: 'difference', base: 'base' };
+const KINDS = { lora: 'LoRA', dora: 'DoRA', full: 'Full', difference: 'difference', base: 'base' };
 const kindMark = (kind) => make('span', { className: 'kind', textContent: KINDS[kind] ?? kind, data: { kind } });
 const jobLine = (item, job, verb) => {
   const { state } = job;

@@ -174,14 +174,14 @@ def test_the_bench_of_quality_needs_no_other_package_and_keeps_what_it_measured(
 
 
 def test_a_rate_beyond_the_best_is_tried_as_long_as_that_is_at_an_end() -> None:
-    def closeness_at(best: float) -> Measure:
-        return lambda method, rank, rate, seed, things: Score(-abs(log2(rate / best)), 0, 0, None)
+    def lowest_at(best: float) -> Measure:
+        return lambda method, rank, rate, seed, things: Score(0, 0, 0, loss=1 + abs(log2(rate / best)))
 
     method, scale = Method("x", "lora", first_rates=(1e-3, 2e-3, 4e-3)), Scale()
-    assert [*try_rates(method, 4, scale, closeness_at(2e-3))] == [1e-3, 2e-3, 4e-3]
-    assert [*try_rates(method, 4, scale, closeness_at(8e-3))] == [1e-3, 2e-3, 4e-3, 8e-3, 16e-3]
-    assert [*try_rates(method, 4, scale, closeness_at(5e-4))] == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
-    assert best_rate(try_rates(method, 4, scale, closeness_at(5e-4))) == 5e-4
+    assert [*try_rates(method, 4, scale, lowest_at(2e-3))] == [1e-3, 2e-3, 4e-3]
+    assert [*try_rates(method, 4, scale, lowest_at(8e-3))] == [1e-3, 2e-3, 4e-3, 8e-3, 16e-3]
+    assert [*try_rates(method, 4, scale, lowest_at(5e-4))] == [2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3]
+    assert best_rate(try_rates(method, 4, scale, lowest_at(5e-4))) == 5e-4
 
 
 def test_likeness_is_between_the_two_true_pictures_and_a_blur_is_no_likeness() -> None:

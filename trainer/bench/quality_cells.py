@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +39,7 @@ SETTINGS = (
     "data.instance_prompt=3d style",
     "train.precision=fp32",
     "train.validation_every_steps=0",
+    "sample.guidance=3.0",
 )
 Things = Literal["selection", "held-out"]
 
@@ -49,7 +51,7 @@ class Score:
     closeness: float
     lean: float
     nearer: float  # share of the pictures
-    loss: float | None  # None: of pictures that no model drew
+    loss: float  # not a number: of pictures that no model drew
     parameters: int = 0
 
 
@@ -102,7 +104,7 @@ class Studio:
             with torch.no_grad():
                 decoded = vae.decode(unscaled, return_dict=False)[0]
             drawn += cast(list[Image.Image], processor.postprocess(decoded, output_type="pil"))
-        return mean_score(likeness(drawn, truths, seen), None)
+        return mean_score(likeness(drawn, truths, seen), math.nan)
 
     def _score(self, config: RunConfig, things: Things, is_trained: bool = True) -> Score:
         training = build_training(config, self.components, self.compute, self.home, _silent)
@@ -148,7 +150,7 @@ def write_true_pictures(pairs: Path, folder: Path) -> None:
         (folder / f"{text.stem}.jpg").write_bytes(text.with_suffix(".3d.jpg").read_bytes())
 
 
-def mean_score(found: Sequence[Likeness], loss: float | None) -> Score:
+def mean_score(found: Sequence[Likeness], loss: float) -> Score:
     return Score(
         closeness=statistics.fmean(one.closeness for one in found),
         lean=statistics.fmean(one.lean for one in found),
