@@ -239,7 +239,7 @@ def check_same_gradients(ours: Training, theirs: Training) -> None:
         with torch.no_grad():
             for adapter in training.adapters.values():
                 for layer in adapter.layers.values():
-                    layer.up.normal_(std=0.1, generator=random)
+                    layer.own_parameters()["up"].normal_(std=0.1, generator=random)
                 adapter.refresh_norms()
         losses.append(accumulate_gradients(training, 1)[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
