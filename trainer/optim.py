@@ -60,7 +60,8 @@ def effective_rates(optimizer: Optimizer) -> dict[str, float]:
 def require_optimizer(kind: OptimizerKind, device: torch.device) -> None:
     """Raises NoOptimizerError where its package is missing, or the card that the package is for."""
     if missing := what_is_missing(kind, device.type == "cuda"):
-        raise NoOptimizerError(*missing)
+        sentence, fix = missing
+        raise NoOptimizerError(f"{sentence}.", f"{fix[0].upper()}{fix[1:]}.")
 
 
 def build_average(adapters: Mapping[str, Adapter], optimizer: Optimizer, config: OptimConfig) -> Average | None:

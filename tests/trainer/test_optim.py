@@ -206,10 +206,41 @@ def test_what_schedule_free_shows_is_the_mean_of_its_own_steps_and_it_trains_on_
 
 
 def test_an_optimizer_that_cannot_work_here_is_told_in_words() -> None:
-    with pytest.raises(NoOptimizerError, match=r"adamw8bit, which needs an NVIDIA card.* set it to adamw"):
+    with pytest.raises(NoOptimizerError, match=r"adamw8bit, which needs an NVIDIA card\. Set it to adamw\."):
         require_optimizer("adamw8bit", torch.device("cpu"))
     for kind in HERE:
         require_optimizer(kind, torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", list(OPTIMIZERS))
+def test_on_a_card_too_what_was_kept_goes_on_to_the_bit_and_norms_follow(kind: OptimizerKind, tmp_path: Path) -> None:
+    """Fused AdamW has its count of steps on the card, 8-bit AdamW bytes."""
+    if OPTIMIZERS[kind].package:
+        pytest.importorskip(OPTIMIZERS[kind].package)
+    named, optimizer, layer = on_card(kind)
+    random = torch.Generator("cuda").manual_seed(3)
+    for _ in range(3):
+        take_step(layer, optimizer, random)
+    write_optimizer(tmp_path / "state", state_of(optimizer, named, OPTIMIZERS[kind].group_state))
+    again, other, copy = on_card(kind)
+    copy.load_state_dict(layer.state_dict())
+    put_back(read_optimizer(tmp_path / "state"), other, again)
+    for _ in range(3):
+        gradients = random.get_state()
+        take_step(layer, optimizer, random)
+        random.set_state(gradients)
+        take_step(copy, other, random)
+    assert all(torch.equal(named[name], again[name]) for name in named)
+    assert bool(optimizer.param_groups[0].get("fused")) == (kind == "adamw")
+    dense = layer.original_weight + layer.scale * (layer.up @ layer.down)
+    torch.testing.assert_close(layer.norm, torch.linalg.vector_norm(dense.detach(), dim=0))
+
+
+def on_card(kind: OptimizerKind) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer, DoraLayer]:
+    """Large enough for 8 bits."""
+    layer, optimizer, _ = one_layer(kind, nn.Linear(1500, 2500, device="cuda"), rank=4)
+    return layer.own_parameters(), optimizer, layer
 
 
 def test_8_bit_adamw_goes_on_from_a_file(tmp_path: Path) -> None:
@@ -238,12 +269,12 @@ def test_8_bit_adamw_goes_on_from_a_file(tmp_path: Path) -> None:
 
 
 def one_layer(
-    kind: OptimizerKind, base: nn.Linear | nn.Conv2d | None = None, axis: Any = "input", **settings: Any
+    kind: OptimizerKind, base: nn.Linear | nn.Conv2d | None = None, axis: Any = "input", rank: int = 2, **settings: Any
 ) -> tuple[DoraLayer, torch.optim.Optimizer, torch.Generator]:
     """A DoRA layer, its optimizer, and what the gradients of its steps are drawn from."""
     torch.manual_seed(7)
     model = nn.Sequential(nn.Linear(5, 7) if base is None else base)
-    adapter = inject(model, AdapterSpec(rank=2, alpha=3.0, norm_axis=axis))
+    adapter = inject(model, AdapterSpec(rank=rank, alpha=3.0, norm_axis=axis))
     config = OptimConfig(kind=kind, **settings)
     rates = replace(plan(), parts={"unet": PartRate(config.rate, 10)})
     optimizer = build_optimizer({"unet": adapter}, rates, config)
@@ -254,7 +285,7 @@ def one_layer(
 
 def take_step(layer: DoraLayer, optimizer: torch.optim.Optimizer, random: torch.Generator) -> None:
     for parameter in layer.own_parameters().values():
-        parameter.grad = torch.randn(parameter.shape, generator=random) + 0.5
+        parameter.grad = torch.randn(parameter.shape, generator=random, device=random.device) + 0.5
     optimizer.step()
 
 
