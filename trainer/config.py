@@ -7,17 +7,14 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from trainer.config_data import DataConfig
+from trainer.config_learning import LossConfig, NoiseConfig, OptimConfig, ScheduleConfig
 from trainer.config_rules import check_optimizer, check_schedule
 from trainer.config_sections import (
     AdapterConfig,
     LogConfig,
-    LossConfig,
     ModelConfig,
-    NoiseConfig,
-    OptimConfig,
     SampleConfig,
     SaveConfig,
-    ScheduleConfig,
     Section,
     TrainConfig,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.config_sections import OptimConfig, ScheduleConfig
+from trainer.config_learning import OptimConfig, ScheduleConfig
 
 
 def check_optimizer(optim: OptimConfig) -> None:

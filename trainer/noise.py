@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from trainer.config_sections import NoiseConfig
+from trainer.config_learning import NoiseConfig
 from trainer.seeds import generator
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dora_core.families import Prediction
-from trainer.config_sections import LossConfig
+from trainer.config_learning import LossConfig
 
 GAMMA = 5.0
 DELTA = 0.1

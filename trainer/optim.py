@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from dora_core.adapter import Adapter
 from trainer.averages import Average, Ema, ScheduleFreeAverage
-from trainer.config_sections import OptimConfig
+from trainer.config_learning import OptimConfig
 from trainer.failures import ExplainedError
 from trainer.optimizers import OptimizerKind, what_is_missing
 from trainer.schedules import Schedule

@@ -27,7 +27,7 @@ from trainer.data.report import (
     notices_of_sets,
     report_datasets,
 )
-from trainer.data.scan import picture_files, scan
+from trainer.data.scan import scan
 from trainer.devices import read_driver
 from trainer.disk import MARGIN_BYTES, free_bytes
 from trainer.export_targets import FINISHING
@@ -35,6 +35,7 @@ from trainer.home import Home
 from trainer.memory_advice import ways_to_fit
 from trainer.objective_notices import objective_notices
 from trainer.optimizers import what_is_missing
+from trainer.plan_notices import settings_notices
 from trainer.speed import Expectation, expected_speed
 from trainer.twins import configs_of
 from trainer.vram import (
@@ -128,10 +129,7 @@ def plan(config: RunConfig, home: Home | None = None, machine: Machine | None = 
     notices = [
         *notices_of_all(trained, config.train.batch_size),
         *notices_of_sets(datasets, 77 if base is None else base.tokens),
-        *_base_notices(config, base),
-        *_prior_notices(config),
-        *_full_notices(config),
-        *_schedule_notices(config),
+        *settings_notices(config, base),
         *objective_notices(config, base),
         *_machine_notices(machine),
         *(_memory_notices(config, machine, lambda changed: memory_of(changed, base)) if base and is_known else []),
@@ -256,67 +254,6 @@ def _disk_problems(disk: tuple[DiskPart, ...], free: int) -> list[Problem]:
         return []
     sentence = f"the run needs up to {need / 2**30:.1f} GiB of disk and {free / 2**30:.1f} GiB are free: make room"
     return [Problem("", f"{sentence}, or lower save.keep_last")]
-
-
-def _base_notices(config: RunConfig, base: BaseFacts | None) -> list[str]:
-    if base is None:
-        return []
-    if base.family is None:
-        return [f"{base.name} is not on this machine yet: memory can be told once it has been fetched"]
-    notices: list[str] = []
-    if base.path is None:
-        notices.append(
-            f"{base.name} is not on this machine yet: it is fetched first, {base.bytes_on_disk / 2**30:.1f} GiB or more"
-        )
-    if base.prediction is None and config.model.prediction == "auto" and base.path is not None:
-        notices.append(
-            "the base model's files do not say what it predicts: epsilon is taken, else set model.prediction"
-        )
-    native = base.family.resolution_px[base.prediction or "epsilon"]
-    is_released_size = base.shapes.get("unet.conv_in", (0,))[0] == 320
-    if is_released_size and config.data.resolution_px < native / 1.5:
-        notices.append(f"data.resolution_px is {config.data.resolution_px}: {base.family.title} was made for {native}")
-    return notices
-
-
-def _prior_notices(config: RunConfig) -> list[str]:
-    prior = config.data.prior
-    if prior is None or prior.folder is None:
-        return []
-    there = len(picture_files(prior.folder))
-    return [f"{there} of {prior.count} class pictures are there; missing ones are drawn first"]
-
-
-# Settings that say nothing to a full fine-tune, by section.
-NOT_OF_FULL: Mapping[str, tuple[str, ...]] = {
-    "adapter": ("rank", "alpha", "conv_rank", "ranks", "rank_stabilised", "dropout", "norm_axis", "norm_gradient"),
-    "optim": ("magnitude_factor", "up_factor"),
-}
-
-
-def _full_notices(config: RunConfig) -> list[str]:
-    """Presets have a rank, so that setting one is no mistake."""
-    if config.adapter.kind != "full":
-        return []
-    passed_over = [
-        f"{section}.{key}"
-        for section, keys in NOT_OF_FULL.items()
-        for key in keys
-        if getattr(getattr(config, section), key) != type(getattr(config, section)).model_fields[key].default
-    ]
-    notices = [f"adapter.kind is full, to which {', '.join(passed_over)} says nothing"] if passed_over else []
-    rate = f"optim.learning_rate is {config.optim.rate:g}, of whole weights, which bear less than factors do"
-    return [*notices, rate]
-
-
-def _schedule_notices(config: RunConfig) -> list[str]:
-    """What the optimizer's authors advise for the schedule."""
-    row, kind, schedule = config.optim.row, config.optim.kind, config.schedule
-    if row.is_schedule_free and schedule.kind != "constant":
-        return [f"schedule.kind is {schedule.kind}: {kind} averages instead of slowing down, constant suits it"]
-    if row.finds_its_rate and schedule.cycles > 1:
-        return [f"schedule.cycles is {schedule.cycles}: {kind} finds its rate best without restarts"]
-    return []
 
 
 def _memory(config: RunConfig, base: BaseFacts, machine: Machine, is_text_live: bool) -> Memory:

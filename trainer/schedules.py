@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from trainer.config_sections import ScheduleKind
+from trainer.config_learning import ScheduleKind
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dora_core.adapter import Adapter
-from trainer.config_sections import LossConfig
+from trainer.config_learning import LossConfig
 from trainer.data.dataset import Batch
 from trainer.data.text_cache import TextSource
 from trainer.diffusion import (

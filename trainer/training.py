@@ -14,7 +14,7 @@ from dora_core.adapter import Adapter
 from dora_core.families import neutral_name
 from dora_core.state import AdapterState
 from trainer.averages import Average, shown
-from trainer.config_sections import NoiseConfig
+from trainer.config_learning import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
 from trainer.lean import NOTHING_ASIDE, Aside
 from trainer.losses import ByBand, band_means, band_sums

@@ -15,7 +15,8 @@ from dora_core.families import TEXT_ENCODER_TARGETS, UNET_TARGETS
 from trainer.config import RunConfig, renewed
 from trainer.config_errors import SETTINGS, ConfigError
 from trainer.config_io import parse_config
-from trainer.config_sections import AdapterConfig, ScheduleConfig
+from trainer.config_learning import ScheduleConfig
+from trainer.config_sections import AdapterConfig
 from trainer.optimizers import OPTIMIZERS
 
 LEAST: Mapping[str, Any] = {"model": {"base": "somewhere"}, "data": {"folder": "pictures"}}

@@ -17,7 +17,7 @@ from trainer.checkpoints import CheckpointStore
 from trainer.components import Components, load_components
 from trainer.compute import Compute
 from trainer.config import RunConfig
-from trainer.config_sections import NoiseConfig
+from trainer.config_learning import NoiseConfig
 from trainer.diffusion import add_noise, prediction_target
 from trainer.events import Failed, Sampled, SkippedStep, Warned, read_events, read_metrics
 from trainer.failures import DivergedError

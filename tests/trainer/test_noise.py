@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from trainer.config_sections import NoiseConfig
+from trainer.config_learning import NoiseConfig
 from trainer.noise import draw, draw_timesteps, mode_shares, offset_noise, pyramid_noise, timestep_bounds
 from trainer.seeds import generator
 

@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 from torch.testing import assert_close
 
 from dora_core.families import Prediction
-from trainer.config_sections import LossConfig, Weighting
+from trainer.config_learning import LossConfig, Weighting
 from trainer.diffusion import add_noise, diffusion_loss, prediction_target, squared_error
 from trainer.objective import delta_at, sized, timestep_weight
 

@@ -14,7 +14,7 @@ from dora_core import AdapterSpec, inject
 from dora_core.adapter import Adapter
 from dora_core.layers import DoraLayer
 from trainer.averages import Ema, shown
-from trainer.config_sections import OptimConfig
+from trainer.config_learning import OptimConfig
 from trainer.optim import (
     NoOptimizerError,
     PartRate,

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from trainer.config_sections import ScheduleKind
+from trainer.config_learning import ScheduleKind
 from trainer.schedules import Schedule
 
 
