@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,8 +113,7 @@ class WandB:
     name = "Weights & Biases"
 
     def __init__(self, run: RunDir, config: RunConfig) -> None:
-        import wandb  # noqa: PLC0415 - an extra
-
+        wandb: Any = import_module("wandb")  # an extra
         self.picture: Callable[..., Any] = wandb.Image
         self.run = wandb.init(
             project=config.log.wandb_project,

@@ -176,7 +176,13 @@ def test_models_are_told_from_adapters(tmp_path: Path) -> None:
         for name, path in module_paths(modules, "sgm").items()
         if name.startswith("unet.")
     }
-    save_file({f"model.diffusion_model.{key}": t for key, t in unet.items()}, tmp_path / "model.safetensors")
+    checkpoint = {f"model.diffusion_model.{key}": t for key, t in unet.items()}
+    checkpoint["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(13, 4, 3, 3)  # as many as a latent has
+    save_file(checkpoint, tmp_path / "model.safetensors")
+    with pytest.raises(FileFormatError, match=r"holds no text_encoder: give the whole checkpoint"):
+        describe(tmp_path / "model.safetensors")
+    others = {f"conditioner.embedders.{number}.anything": torch.zeros(1) for number in (0, 1)}
+    save_file(checkpoint | others, tmp_path / "model.safetensors")
     found = describe(tmp_path / "model.safetensors")
     assert found.title == "Base model of Stable Diffusion XL"
     assert found.facts["modules to adapt"] == "1058"

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dora_core.layers import LoraLayer
+from dora_core.state import LayerWeights
 from tests.trainer.test_loop import built
 from trainer.checkpoints import ADAPTER, read_state
 from trainer.config import RunConfig
@@ -39,6 +41,7 @@ def test_every_layer_has_its_rank_and_the_scale_of_that_rank(
         for name, layer in own.layers.items():
             wanted = 5 if name.endswith("attn2.to_k") else 2 if "attn2" in name else 1 if name.endswith("to_v") else 3
             assert layer.rank == (wanted if part == "unet" else 3)  # the globs are about the UNet
+            assert isinstance(layer, LoraLayer)
             assert layer.scale == pytest.approx(scales[layer.rank])
 
 
@@ -54,6 +57,7 @@ def test_the_exported_file_has_the_ranks_and_means_the_same_rank_stabilised_too(
     state = read_state(run.checkpoints_dir / "step-000002" / ADAPTER)
     ranks = set()
     for name, layer in state.layers.items():
+        assert isinstance(layer, LayerWeights)
         key = "lora_unet_" + name.removeprefix("unet.").replace(".", "_")
         down, up = (exported[f"{key}.lora_{part}.weight"].float().flatten(1) for part in ("down", "up"))
         update = float(exported[f"{key}.alpha"]) / len(down) * up @ down
