@@ -192,6 +192,7 @@ def test_models_are_told_from_adapters(tmp_path: Path) -> None:
         for name, shape in modules.shapes.items()
         if name.startswith("unet.")
     }
+    plain["conv_in.weight"] = torch.zeros(13, 4, 3, 3)
     (tmp_path / "folder" / "unet").mkdir(parents=True)
     save_file(plain, tmp_path / "folder" / "unet" / "diffusion_pytorch_model.safetensors")
     assert describe(tmp_path / "folder").title == "Base model of Stable Diffusion XL"
