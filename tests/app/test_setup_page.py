@@ -211,6 +211,8 @@ def test_a_double_click_on_start_makes_one_run_and_shows_it(home: Home, page: Pa
 def test_start_in_two_tabs_at_once_makes_one_run(idle: Server, home: Home, page: Page, open_page: OpenPage) -> None:
     before = runs(home)
     other = at_setup(open_page, idle)
+    for each in (page, other):
+        expect(start(each)).to_be_enabled()
     for each in (page, other):  # both clicks are made before either is answered
         each.evaluate("document.querySelector('#setup .start').click()")
     for each in (page, other):
