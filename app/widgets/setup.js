@@ -186,6 +186,7 @@ const draw = (next) => {
   hints();
   presets();
   plan();
+  if (isFirst) filter();
 };
 const hints = () => {
   const [rank, alpha] = ['adapter.rank', 'adapter.alpha'].map((key) => Number(shown(key) || NaN));
@@ -252,6 +253,7 @@ const plan = () => {
   part('.reason').textContent = starting ? 'Starting' : problems.length ? `Cannot start: ${problems.length === 1 ? 'the problem above' : `${problems.length} problems above`}.` : waits;
 };
 const filter = () => {
+  if (!data) return; // the first draw comes to it
   const words = part('.filter input').value.toLowerCase().split(/\s+/).filter(Boolean);
   const fits = (row) => words.every((word) => `${row.title} ${row.keys.join(' ')} ${row.help.textContent}`.toLowerCase().includes(word));
   for (const box of part('.sections').children) {

@@ -28,6 +28,7 @@ def page(idle: Server, home: Home, open_page: OpenPage) -> Page:
 def at_setup(open_page: OpenPage, server: Server, **options: object) -> Page:
     page = open_page(f"{server.url}/?place=setup", **options)
     expect(start(page)).to_be_visible()
+    expect(page.locator("#setup .cards .card").first).to_be_visible()  # it knows the settings
     return page
 
 
