@@ -14,6 +14,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from tests.app.conftest import Server
+from tests.app.twin_home import TwinHome
 
 README = Path(__file__).parent.parent.parent / "app" / "README.md"
 NAMES = ["/create_set", "/start", "/list_runs", "/status", "/stop", "/export", "/list_files"]
@@ -87,7 +88,6 @@ def test_the_example_of_the_readme_leads_from_pictures_to_a_file(
         ("/start", ["icons3d", "starter-lara", []], "did you mean starter-lora"),
         ("/start", ["icons3d", "starter-lora", ["train.stepps=3"]], "did you mean train.steps"),
         ("/start", ["icons3d", "starter-lora", ["adapter.rank=0"]], "adapter.rank is 0"),
-        ("/export", ["last", "forge"], "comfyui"),
         ("/create_set", ["stolen", [{"path": "/etc/passwd", "orig_name": "a.png"}]], "not sent"),
     ],
 )
@@ -98,3 +98,10 @@ def test_what_is_wrong_is_said_and_nothing_is_made(
     with pytest.raises(AppError, match=re.escape(words)):
         client.predict(*arguments, api_name=name)
     assert sorted(path.name for path in (server.home / "runs").glob("*")) == before
+
+
+def test_a_program_that_nothing_is_written_for_is_told_with_those_there_are(host: Server, twins: TwinHome) -> None:
+    studio = Client(host.url, verbose=False)
+    with pytest.raises(AppError, match=r"forge.*comfyui"):
+        studio.predict(twins.dora.id, "forge", api_name="/export")
+    studio.close()
