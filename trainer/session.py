@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from dora_core.atomic import atomic_write
 from dora_core.metadata import About
 from trainer.alarms import faintness
 from trainer.base_weights import open_base
@@ -26,12 +22,12 @@ from trainer.config_io import parse_config, read_toml
 from trainer.data.wording import told_of_texts
 from trainer.device_lock import DeviceBusyError, Holder, hold_device, named, told
 from trainer.disk import require_free
+from trainer.environment import write_environment
 from trainer.events import EventLog, Failed, Finished, Phase, PhaseName, Started, Stopped, Warned
 from trainer.export import export_adapter
 from trainer.export_targets import finishing_targets
 from trainer.faults import crash_point
 from trainer.finishing import export_all
-from trainer.health import relative_change
 from trainer.home import Home
 from trainer.lean import compile_blocks
 from trainer.loop import Ending, train
@@ -50,8 +46,6 @@ from trainer.training import Every, Training
 from trainer.watch import StopAskedError, Watch, answer_stop
 from trainer.writer_packages import require_writers
 from trainer.writers import Writers, open_writers
-
-VERSIONS_OF = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "pillow")
 
 
 def run_training(run: RunDir, wait_for_device: bool = True) -> Ending:
@@ -101,7 +95,7 @@ def _work(run: RunDir, config: RunConfig, wait_for_device: bool, team: Team) -> 
                 held.enter_context(hold_device(device, run.path, _Patience(run, device, wait_for_device, team)))
             held.enter_context(memory_explained(config))
             team.tell("go")
-            _write_environment(run, compute, team, {})
+            write_environment(run, compute, team, {})
             ending = _train_and_export(run, config, compute, store, newest, team)
     except StopAskedError:
         ending = "stopped"
@@ -121,7 +115,7 @@ def _train_and_export(
     home, report = home_of(run), _Report(run, team)
     report("loading")
     components = load_components(config.model, dtype=compute.dtype, device=compute.device)
-    _write_environment(run, compute, team, _commit(components))
+    write_environment(run, compute, team, _commit(components))
     training = build_training(config, components, compute, home, report, team)
     if config.train.compile:
         _warn(run, compile_blocks(components.unet, compute.device))
@@ -144,7 +138,7 @@ def _train_and_export(
     if watch.seconds and team.size == 1:  # what a plan counts with
         record_speed(home, config, str(compute.device), watch.median_seconds)
     if ending == "finished":
-        _warn(run, faintness(relative_change(training.adapters)))
+        _warn(run, faintness(training.relative_change()))
         export_run(run, config, components, training, report)
     return ending
 
@@ -286,18 +280,3 @@ class _Report:
 def _commit(components: Components) -> dict[str, str]:
     """Which of the versions of a model on the hub it is."""
     return {} if components.commit is None else {"base_model_commit": components.commit}
-
-
-def _write_environment(run: RunDir, compute: Compute, team: Team, base: Mapping[str, str]) -> None:
-    """What the run was made with, for whoever wants to do it again; `base`: what is known of the base model by then."""
-    facts: dict[str, object] = {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "device": str(compute.device),
-        "precision": compute.precision,
-        "threads": torch.get_num_threads(),
-        "processes": team.size,
-    }
-    versions = {name: metadata.version(name) for name in VERSIONS_OF}
-    with atomic_write(run.environment_file) as file:
-        file.write(json.dumps({**facts, **versions, **base}, indent=1).encode())

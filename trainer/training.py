@@ -16,6 +16,7 @@ from dora_core.state import AdapterState
 from trainer.averages import Average, shown
 from trainer.config_learning import NoiseConfig
 from trainer.data.dataset import Batch, Dataset
+from trainer.health import relative_change
 from trainer.lean import NOTHING_ASIDE, Aside
 from trainer.losses import ByBand, band_means, band_sums
 from trainer.noise import Draw
@@ -80,6 +81,11 @@ class Training:
         """Everything learned, under neutral names; the average where there is one."""
         with shown(self.average, self.adapters):
             return pipeline_state(self.adapters)
+
+    def relative_change(self) -> float:
+        """norm(W' - W0) / norm(W0) of what is exported: the average where there is one."""
+        with shown(self.average, self.adapters):
+            return relative_change(self.adapters)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

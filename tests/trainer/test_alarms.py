@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dora_core.layers import LoraLayer
 from tests.trainer.test_loop import built
 from trainer.alarms import FAINT, Alarms, faintness
 from trainer.config import RunConfig
@@ -77,6 +78,18 @@ def test_the_change_is_that_of_all_weights_together(tmp_path: Path, tiny_setting
     changes = torch.cat([(layer.merged_weight() - layer.original_weight).flatten() for layer in layers])
     weights = torch.cat([layer.original_weight.flatten() for layer in layers])
     assert relative_change(adapters) == pytest.approx(float(changes.norm() / weights.norm()), rel=1e-5)
+
+
+def test_an_average_that_has_not_moved_is_faint_whatever_the_newest_weights_are(
+    tmp_path: Path, tiny_settings: Settings
+) -> None:
+    training = built(tmp_path, tiny_settings(optim__ema_decay=0.9))[1]
+    for adapter in training.adapters.values():
+        for layer in adapter.layers.values():
+            assert isinstance(layer, LoraLayer)
+            torch.nn.init.normal_(layer.up)
+    assert relative_change(training.adapters) > 100 * FAINT
+    assert training.relative_change() < FAINT  # the average is still the start, and what would be exported
 
 
 def test_faint_is_less_than_the_rounding_of_float16() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ from trainer.run_dir import RunDir
 from trainer.session import run_training
 from trainer.twins import create_runs
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a child is forked to be killed")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="a child is forked to be killed"),
+    pytest.mark.usefixtures("one_thread"),
+]
 Settings = Callable[..., RunConfig]
 # All that could break exactness at once: dropout, accumulation, a text encoder that stops, class pictures, both caches,
 # noise of every kind.
@@ -52,15 +55,6 @@ SETS: dict[str, Any] = {
     "caption_dropout": 0.1,
     "mask": {"source": "alpha"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As in the forked children: sums over two threads round otherwise than sums over one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_stopped_or_killed_and_resumed_is_the_same_to_the_byte(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,10 @@ from trainer.session import run_training
 from trainer.team import Team, join_team, note_on_shares, require_shares
 from trainer.training import Training
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="processes are forked"),
+    pytest.mark.usefixtures("one_thread"),
+]
 Settings = Callable[..., RunConfig]
 DEMANDING = {
     "adapter__dropout": 0.2,
@@ -47,15 +50,6 @@ DEMANDING = {
 }
 KINDS = ({"adapter__kind": "lora"}, {"adapter__norm_axis": "input"}, {"adapter__norm_axis": "output"})
 STEPS = 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As in the forked children."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["lora", "input axis", "output axis"])
