@@ -30,9 +30,9 @@ class Aside:
 
     @contextmanager
     def brought_back(self) -> Generator[None]:
-        for part in self.parts:
-            part.to(self.device)
-        try:
+        try:  # one that finds no room goes back with those before it
+            for part in self.parts:
+                part.to(self.device)
             yield
         finally:
             self.put()

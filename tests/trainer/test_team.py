@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -140,6 +142,26 @@ def test_the_end_of_another_process_is_told_and_nothing_waits_for_it(
     assert in_children([partial(run_training, run)] * 2) == [0, 0]
     assert read_events(run.events_file)[0][-1].kind == "finished"
     assert len(list(run.exports_dir.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_noticed(
+    tmp_path: Path, tiny_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir.create(tmp_path / "runs", tiny_settings(train__accumulation=2))
+    deadline = time.monotonic() + 120
+
+    def hang(training: Training, step: int) -> None:
+        while read_events(run.events_file)[0][-1].kind != "failed" and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    monkeypatch.setattr("trainer.teammate.take_step", hang)
+    monkeypatch.setattr("trainer.team.TIMEOUT", timedelta(seconds=20))  # long enough to load and to build
+    assert in_children([partial(run_training, run)] * 2) == [1, 1]
+    assert time.monotonic() < deadline
+    failed = read_events(run.events_file)[0][-1]
+    assert isinstance(failed, Failed)
+    assert failed.category == "process lost"
 
 
 def test_an_error_of_another_process_is_the_runs(
