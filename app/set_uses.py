@@ -15,8 +15,8 @@ class SetInUseError(ExplainedError):
 
 
 def runs_with(studio: Studio, folder: Path) -> list[Listed]:
-    """Those whose `data.folder` it is, the newest first."""
-    return [entry for entry in studio.store.list_runs() if _folder_of(studio, entry) == folder.resolve()]
+    """Those that train on it, alone or among others, the newest first."""
+    return [entry for entry in studio.store.list_runs() if folder.resolve() in _folders_of(studio, entry)]
 
 
 def refuse_while_used(studio: Studio, folder: Path) -> None:
@@ -26,8 +26,9 @@ def refuse_while_used(studio: Studio, folder: Path) -> None:
             raise SetInUseError(f"The run {entry.run.id} needs these pictures.", "Stop it first.")
 
 
-def _folder_of(studio: Studio, entry: Listed) -> Path | None:
+def _folders_of(studio: Studio, entry: Listed) -> list[Path]:
     try:
-        return studio.store.config(entry.run).data.folder.resolve()
+        data = studio.store.config(entry.run).data
+        return [images.folder.resolve() for images in (data, *data.more)]
     except (ConfigError, OSError):
-        return None  # a run of another version, or one that was just deleted
+        return []  # a run of another version, or one that was just deleted

@@ -105,9 +105,14 @@ def test_the_chosen_set_is_the_first_where_it_was_deleted(studio: Studio, sets: 
     assert chosen_set(studio) == first
 
 
-def test_runs_that_use_a_set_are_told_and_a_waiting_one_keeps_it(studio: Studio, stored: StoredSet) -> None:
+@pytest.mark.parametrize("is_first", [True, False])
+def test_runs_that_use_a_set_are_told_and_a_waiting_one_keeps_it(
+    studio: Studio, sets: ImageSets, stored: StoredSet, is_first: bool
+) -> None:
     assert runs_with(studio, stored.folder) == []
-    run = studio.store.create(config_from({"data": {"folder": str(stored.folder)}, "model": {"base": "starter"}}))
+    first, second = (stored, sets.create("b")) if is_first else (sets.create("b"), stored)
+    data = {"folder": str(first.folder), "more": [{"folder": str(second.folder)}]}
+    run = studio.store.create(config_from({"data": data, "model": {"base": "starter"}}))
     assert [entry.run.id for entry in runs_with(studio, stored.folder)] == [run.id]
     refuse_while_used(studio, stored.folder)
     studio.store.requeue(run)
