@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.draft_set import first_preset
+from app.setup_form import steps_by_rule
 from app.studio import Studio
 from dora_core.errors import FileFormatError
 from trainer.base_files import BaseFacts, look_up
@@ -23,15 +24,15 @@ MIB, GIB = 2**20, 2**30
 
 
 @lru_cache(maxsize=4)
-def preset_cards(studio: Studio, folder: Path, seen: object) -> list[dict[str, Any]]:
-    """Those that this machine can train first. `folder`: the pictures that they would train on; `seen`: changes with
-    the presets and the pictures."""
+def preset_cards(studio: Studio, folder: Path, pictures: int, seen: object) -> list[dict[str, Any]]:
+    """Those that this machine can train first. `folder`, `pictures`: what they would train on, and how many there are,
+    other sets' among them; `seen`: changes with the presets and the pictures."""
     found = {preset.name: preset for preset in list_presets(preset_folders(studio.home)).presets}
     first = found.get(first_preset())
     before = [
         name for name, preset in found.items() if first and preset.values.get("model") == first.values.get("model")
     ]
-    return [_card(studio, found[name], folder) for name in dict.fromkeys([*before, *found])]
+    return [_card(studio, found[name], folder, pictures) for name in dict.fromkeys([*before, *found])]
 
 
 @lru_cache(maxsize=4)
@@ -40,10 +41,11 @@ def broken_presets(studio: Studio, seen: object) -> list[dict[str, str]]:
     return [{"file": str(each.path), "reason": each.reason} for each in found]
 
 
-def _card(studio: Studio, preset: Preset, folder: Path) -> dict[str, Any]:
+def _card(studio: Studio, preset: Preset, folder: Path, pictures: int) -> dict[str, Any]:
     card = {"name": preset.name, "title": preset.head.title, "summary": preset.head.summary, "figures": []}
     try:
-        config = config_from({"preset": preset.name}, [f"data.folder={folder}"], studio.home)
+        steps = [f"{key}={text}" for key, text in steps_by_rule(preset, pictures).items()]
+        config = config_from({"preset": preset.name}, [f"data.folder={folder}", *steps], studio.home)
     except ConfigError as error:
         return card | {"summary": f"{preset.head.summary} Needs a correction: {error}"}
     return card | {"figures": [*_memory(config), *_time(studio, config)]}

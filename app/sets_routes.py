@@ -20,6 +20,7 @@ from app.caption_edits import Edit, changed, own_captions
 from app.draft_set import choose_set
 from app.image_sets import ImageSets, NoSuchSetError, SetFullError, StoredSet
 from app.intake import MOST_BYTES, Intake, NoSuchZipError
+from app.more_sets import follow_prompt
 from app.set_uses import SetInUseError, refuse_while_used, runs_with
 from app.studio import Studio
 from trainer.failures import ExplainedError, classify
@@ -92,7 +93,7 @@ def _told(text: str, status: int) -> JSONResponse:
 def sets_routes(studio: Studio) -> APIRouter:
     router = APIRouter(prefix="/sets", route_class=Telling)
     _routes_of_sets(router, studio)
-    _routes_of_pictures(router, ImageSets(studio.sets))
+    _routes_of_pictures(router, studio)
     _routes_of_files(router, ImageSets(studio.sets), Intake(studio.incoming))
     return router
 
@@ -134,10 +135,15 @@ def _routes_of_sets(router: APIRouter, studio: Studio) -> None:
     _ = create, choose, rename, duplicate, runs, delete, restore
 
 
-def _routes_of_pictures(router: APIRouter, sets: ImageSets) -> None:
+def _routes_of_pictures(router: APIRouter, studio: Studio) -> None:
+    sets = ImageSets(studio.sets)
+
     @router.post("/{set_id}/prompt")
     def prompt(set_id: str, asked: Prompt) -> None:
-        sets.find(set_id).set_prompt(asked.prompt)
+        stored = sets.find(set_id)
+        before = stored.file.prompt
+        stored.set_prompt(asked.prompt)
+        follow_prompt(studio, stored.folder, before, stored.file.prompt)
 
     @router.post("/{set_id}/captions")
     def captions(set_id: str, asked: Captions) -> dict[str, str]:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 
 from app.draft import Draft, DraftFile
 from app.draft_set import first_preset, set_of
-from app.form import OFF, cleaned, overrides, texts_of, texts_of_config
+from app.form import OFF, cleaned, override, overrides, texts_of, texts_of_config
 from app.image_sets import StoredSet
 from app.studio import Studio
 from dora_core.atomic import atomic_write
 from trainer.base_files import look_up
 from trainer.config import RunConfig
 from trainer.config_errors import OPTIONAL_SECTIONS, SETTINGS, ConfigError
-from trainer.config_io import config_from
-from trainer.data.scan import picture_files
+from trainer.config_io import config_from, trained_pictures
 from trainer.failures import ExplainedError
 from trainer.presets import Preset, find_preset, list_presets, preset_folders
 from trainer.run_dir import slug
 
+MORE = "data.more"
 # Not part of a recipe: they stay when another preset is chosen, and no preset is saved with them.
-OWN = ("name", "data.folder", "data.instance_prompt", "data.trigger", "data.more", "data.mask.source",
+OWN = ("name", "data.folder", "data.instance_prompt", "data.trigger", MORE, "data.mask.source",
        "data.prior.class_prompt", "data.prior.folder", "sample.prompts", "sample.negative")  # fmt: skip
 
 
@@ -37,6 +39,8 @@ class Form:
     images: StoredSet | None
     below: Mapping[str, str]
     folder: Path  # of the pictures; one that is not there while nobody has said which
+    more: Sequence[Mapping[str, Any]] | None  # the sets beside it; None where what is typed cannot be read
+    pictures: int  # that are learned, of all sets
 
     @property
     def typed(self) -> dict[str, str]:
@@ -70,23 +74,26 @@ def form_of(studio: Studio, draft: Draft) -> Form:
     except ConfigError:
         preset = None
     folder = images.folder if images else Path(draft.values.get("data.folder") or "/nowhere")
-    below = texts_of(preset.values if preset else {}) | _from_pictures(preset, folder)
+    below = texts_of(preset.values if preset else {})
+    more = _entries(draft.values.get(MORE, below[MORE]))
+    pictures = trained_pictures({"folder": str(folder), "more": more or []})
+    below |= steps_by_rule(preset, pictures) if preset else {}
     if images:
         below["data.folder"] = str(images.folder)
         below["data.instance_prompt"] = images.file.prompt or below["data.instance_prompt"]
-    return Form(draft, name, images, below, folder)
+    return Form(draft, name, images, below, folder, more, pictures)
 
 
 def edit(studio: Studio, values: Mapping[str, str]) -> None:
     """Take what was typed; what says the same as the preset is no change."""
+    DraftFile(studio.home).change(lambda draft: edited(studio, draft, values))
 
-    def edited(draft: Draft) -> Draft:
-        known = {key: cleaned(key, text) for key, text in values.items() if key in SETTINGS or key in OPTIONAL_SECTIONS}
-        below = form_of(studio, draft.but(values=_without(draft.values, known))).below
-        changed = {key: text for key, text in known.items() if text != below[key]}
-        return draft.but(values=_without(draft.values, known) | changed, note="")
 
-    DraftFile(studio.home).change(edited)
+def edited(studio: Studio, draft: Draft, values: Mapping[str, str]) -> Draft:
+    known = {key: cleaned(key, text) for key, text in values.items() if key in SETTINGS or key in OPTIONAL_SECTIONS}
+    below = form_of(studio, draft.but(values=_without(draft.values, known))).below
+    changed = {key: text for key, text in known.items() if text != below[key]}
+    return draft.but(values=_without(draft.values, known) | changed, note="")
 
 
 def reset(studio: Studio, keys: Iterable[str]) -> None:
@@ -179,11 +186,20 @@ def _upon(studio: Studio, draft: Draft, texts: Mapping[str, str]) -> Draft:
     return draft.but(values=dict(draft.values) | changed)
 
 
-def _from_pictures(preset: Preset | None, folder: Path) -> dict[str, str]:
-    """The steps that the preset's rule gives the pictures."""
-    if preset is None or preset.steps is None or "steps" in preset.values.get("train", {}):
+def steps_by_rule(preset: Preset, pictures: int) -> dict[str, str]:
+    """The steps that the preset's rule gives so many pictures; nothing where it has none."""
+    if preset.steps is None or "steps" in preset.values.get("train", {}):
         return {}
-    return {"train.steps": str(preset.steps.for_pictures(len(picture_files(folder))))}
+    return {"train.steps": str(preset.steps.for_pictures(pictures))}
+
+
+def _entries(text: str) -> list[dict[str, Any]] | None:
+    """Of `data.more` as it is typed; None where it is no list of tables with a folder each."""
+    try:
+        found: Any = tomllib.loads(f"more={override(MORE, text).partition('=')[2]}")["more"]
+        return found if all(isinstance(entry["folder"], str) for entry in found) else None
+    except (tomllib.TOMLDecodeError, RecursionError, LookupError, TypeError):
+        return None
 
 
 def _own(values: Mapping[str, str]) -> dict[str, str]:

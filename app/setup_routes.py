@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.live import Shown
+from app.more_sets import add_beside, repeat_beside
 from app.sets_routes import Telling
 from app.setup_form import choose_preset, edit, fill_from_run, reset, save_preset, undo
 from app.setup_view import view
@@ -37,10 +38,16 @@ class Key(BaseModel):
     key: str
 
 
+class Repeated(BaseModel):
+    folder: str
+    repeats: int = Field(ge=0, le=1000)
+
+
 def setup_routes(studio: Studio) -> APIRouter:
     router = APIRouter(prefix="/setup", route_class=Telling)
     _routes_of_the_draft(router, studio)
     _routes_of_presets(router, studio)
+    _routes_of_more_sets(router, studio)
 
     @router.post("/start")
     def begin(asked: Key) -> dict[str, str]:
@@ -81,6 +88,18 @@ def _routes_of_presets(router: APIRouter, studio: Studio) -> None:
     @router.post("/save-preset")
     def saved(asked: Chosen) -> dict[str, Any]:
         _explained(lambda: save_preset(studio, asked.name))
+        return view(studio, SHOWN)
+
+
+def _routes_of_more_sets(router: APIRouter, studio: Studio) -> None:
+    @router.post("/beside/add")
+    def added(asked: Chosen) -> dict[str, Any]:
+        add_beside(studio, asked.name)
+        return view(studio, SHOWN)
+
+    @router.post("/beside/repeat")
+    def repeated(asked: Repeated) -> dict[str, Any]:
+        repeat_beside(studio, asked.folder, asked.repeats)
         return view(studio, SHOWN)
 
 

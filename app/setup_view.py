@@ -13,6 +13,7 @@ from typing import Any
 from app.draft import Draft, DraftFile
 from app.form import sections
 from app.live import Shown
+from app.more_sets import beside
 from app.preset_cards import broken_presets, in_words, memory_on_card, preset_cards, size_in_words
 from app.setup_form import Form, form_of
 from app.start import command, jobs_ahead
@@ -55,7 +56,7 @@ def view(studio: Studio, shown: Shown) -> dict[str, Any]:
     changed_at = DraftFile(studio.home).path.stat().st_mtime_ns // 1000  # exact in JavaScript
     age = int(monotonic() // FRESH_SECONDS)
     presets = tuple(entry for folder in preset_folders(studio.home) for entry in signature(folder))
-    pictures = signature(form.folder)
+    pictures = tuple(signature(Path(folder)) for folder in (form.folder, *(each["folder"] for each in form.more or [])))
     speeds = tuple(entry for entry in signature(studio.home.path) if entry[0] == SPEEDS)
     standing = _standing(studio, draft.model_dump_json(), (pictures, presets, age))
     return {
@@ -139,11 +140,12 @@ def _around(studio: Studio, standing: Standing, seen: object) -> dict[str, Any]:
     images = form.images
     return {
         "preset": form.preset,
-        "cards": preset_cards(studio, form.folder, seen),
+        "cards": preset_cards(studio, form.folder, form.pictures, seen),
         "broken": broken_presets(studio, seen),
         "bases": list(dict.fromkeys(["starter", *(base for _, _, base in runs)])),
         "runs": [{"id": run_id, "name": name} for run_id, name, _ in runs],
         "set": {"name": images.file.name, "count": len(images.pictures())} if images else None,
+        "beside": beside(studio, form),
         "command": command(studio, form, standing.config) if standing.config else "",
         "toml": dump_config(standing.config) if standing.config else "",
     }

@@ -177,15 +177,15 @@ def _exists(path: Path) -> bool:
 
 def _take_steps_from_pictures(values: Values, preset: Preset) -> None:
     """Set train.steps by the preset's rule, unless somebody did or there is no folder to count in."""
-    folders = _trained_folders(values.get("data", {}))
-    if preset.steps is not None and "steps" not in values.get("train", {}) and folders:
-        pictures = sum(len(picture_files(Path(folder))) for folder in folders)
-        values.setdefault("train", {})["steps"] = preset.steps.for_pictures(pictures)
+    data = values.get("data", {})
+    if preset.steps is not None and "steps" not in values.get("train", {}) and isinstance(data.get("folder"), str):
+        values.setdefault("train", {})["steps"] = preset.steps.for_pictures(trained_pictures(data))
 
 
-def _trained_folders(data: Values) -> list[str]:
-    """Of values that nobody has checked yet."""
+def trained_pictures(data: Values) -> int:
+    """How many pictures all sets have together that are learned, by a section `data` that nobody has checked yet."""
     more = data.get("more", [])
     tables = [data, *(more if isinstance(more, list) else [])]
     trained = [one for one in tables if isinstance(one, dict) and one.get("role") != "prior-prediction"]
-    return [one["folder"] for one in trained if isinstance(one.get("folder"), str)]
+    folders = [one["folder"] for one in trained if isinstance(one.get("folder"), str)]
+    return sum(len(picture_files(Path(folder))) for folder in folders)

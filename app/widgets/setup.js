@@ -229,11 +229,29 @@ const card = (preset) => {
   const figures = make('div', { className: 'figs' }, ...preset.figures.map((text) => make('span', { textContent: text })));
   return make('label', { className: 'card' }, input, make('b', { textContent: preset.title }), make('p', { textContent: preset.summary }), figures);
 };
+// Sets beside the first one. The field of `data.more`, below Advanced, has the rest of what can be said of them.
+const beside = () => {
+  const { listed, others } = data.beside;
+  const focused = document.activeElement?.getAttribute('aria-label');
+  fresh(part('.beside'), listed, () => listed.map(besideRow));
+  if (document.activeElement === document.body && focused) [...part('.beside').querySelectorAll('input')].find((input) => input.ariaLabel === focused)?.focus();
+  fresh(part('.add select'), others, () => [make('option', { value: '', textContent: 'choose' }), ...others.map((set) => make('option', { value: set.id, textContent: set.name }))]);
+  part('.add').hidden = !others.length;
+};
+const besideRow = (set) => {
+  const repeats = make('input', { type: 'number', min: 1, max: 1000, value: set.repeats, ariaLabel: `Repeats of ${set.name}` });
+  repeats.addEventListener('change', () => { if (repeats.value && repeats.checkValidity()) act('/setup/beside/repeat', { folder: set.folder, repeats: Number(repeats.value) }); });
+  const remove = make('button', { type: 'button', className: 'link', textContent: 'Remove', ariaLabel: `Remove ${set.name}` });
+  remove.addEventListener('click', () => act('/setup/beside/repeat', { folder: set.folder, repeats: 0 }));
+  const said = `${set.pictures} pictures of ${set.name}${set.prompt ? `, “${set.prompt}”` : ''}${set.is_kept ? ', as the base model draws them' : ''}`;
+  return make('li', {}, make('span', { textContent: said }), make('label', {}, 'repeats ', repeats), remove, link('data.more', 'More options'));
+};
 let starting = false;
 const plan = () => {
   const { plan, set, problems } = data;
   part('.pictures span').textContent = set ? `${set.count} pictures of ${set.name}.` : shown('data.folder') ? `Pictures in ${shown('data.folder')}.` : 'No pictures yet.';
   const figure = (title, value, of, isMuch) => make('div', { className: isMuch ? 'much' : '' }, make('dt', { textContent: title }), make('dd', {}, value || '–', make('span', { className: 'of', textContent: of })));
+  beside();
   fresh(part('.figures'), plan, () => (plan ? [
     figure('Memory', plan.memory, `of ${plan.have}`, plan.share > 0.95),
     figure('Time', plan.time, plan.time ? 'of steps' : 'the first run with this base model tells'),
@@ -270,6 +288,7 @@ part('.all').addEventListener('click', () => { pending.clear(); act('/setup/rese
 part('.undo').addEventListener('click', () => act('/setup/undo'));
 part('.fill select').addEventListener('change', (event) => { if (event.target.value) act('/setup/fill', { name: event.target.value }); });
 part('.pictures .link').addEventListener('click', () => trigger('pictures'));
+part('.add select').addEventListener('change', (event) => { if (event.target.value) act('/setup/beside/add', { name: event.target.value }); });
 part('.keep form').addEventListener('submit', async (event) => {
   event.preventDefault();
   const form = event.target;

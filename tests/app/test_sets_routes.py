@@ -91,6 +91,16 @@ def test_deleting_a_set_says_which_runs_need_it(client: httpx.Client, server: Se
     assert client.get(f"/sets/{made}/runs").json() == []
 
 
+def test_a_set_beside_the_first_is_called_as_its_prompt_says_by_then(client: httpx.Client, made: str) -> None:
+    client.post("/sets/icons3d/choose")
+    assert client.post("/setup/beside/add", json={"name": "no-such"}).status_code == 404
+    client.post("/setup/beside/add", json={"name": made})
+    client.post(f"/sets/{made}/prompt", json={"prompt": "a sks dog"})
+    (listed,) = client.post("/setup/edit", json={"values": {}}).json()["beside"]["listed"]
+    assert (listed["folder"].endswith(made), listed["prompt"]) == (True, "a sks dog")
+    client.post("/setup/beside/repeat", json={"folder": listed["folder"], "repeats": 0})
+
+
 def test_a_full_set_takes_no_more(client: httpx.Client, server: Server, made: str) -> None:
     for number in range(MOST_PICTURES):
         (server.home / "sets" / made / f"{number}.png").write_bytes(b"")

@@ -77,6 +77,31 @@ def test_a_preset_brings_its_values(page: Page) -> None:
     expect(page.locator("#setup")).to_contain_text("Stable Diffusion XL")
 
 
+def test_another_set_is_trained_with_the_first(page: Page, home: Home) -> None:
+    before = runs(home)
+    page.get_by_label("Train another set with them").select_option("Penguin (sample)")
+    beside = page.get_by_role("list", name="Sets beside the first one").get_by_role("listitem")
+    expect(beside).to_contain_text("pictures of Penguin (sample), “a sks penguin”")
+    repeats = page.get_by_label("Repeats of Penguin (sample)")
+    repeats.focus()
+    page.keyboard.press("ArrowUp")
+    expect(field(page, "More sets")).to_have_value(re.compile(r"^\{.*repeats = 2\}$"))
+    expect(repeats).to_be_focused()  # for the next press
+    start(page).click()
+    page.wait_for_url("**place=train*")
+    (run,) = [run for run in runs(home) if run not in before]
+    (more,) = parse_config(read_toml(run.config_file)).data.more
+    assert (more.folder.name, more.instance_prompt, more.repeats) == ("subject", "a sks penguin", 2)
+
+
+def test_a_set_beside_the_first_is_taken_out(page: Page) -> None:
+    page.get_by_label("Train another set with them").select_option("Penguin (sample)")
+    page.get_by_role("button", name="Remove Penguin (sample)").click()
+    expect(page.get_by_role("list", name="Sets beside the first one").get_by_role("listitem")).to_have_count(0)
+    expect(page.get_by_label("Train another set with them").get_by_role("option")).to_contain_text(["Penguin (sample)"])
+    expect(page.locator("#setup")).to_contain_text("As the preset has it.")
+
+
 def test_a_wrong_value_stays_and_its_sentence_stands_at_the_field_and_at_start(page: Page) -> None:
     fill(page, "Steps", "abc")
     sentence = "train.steps is 'abc': give a whole number from 1 to 1000000"
