@@ -27,6 +27,7 @@ SAMPLE_SETS: Mapping[str, tuple[str, str]] = {  # folder -> name, prompt
     "icons3d": ("3D icons (sample)", "3d style"),
     "subject": ("Penguin (sample)", "a sks penguin"),
 }
+REMOVED = ".removed"  # below all sets: a folder for each that pictures were taken out of
 MOST_PICTURES = 500
 LONGEST_NAME, LONGEST_CAPTION, LONGEST_PROMPT = 80, 4000, 1000  # characters
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
@@ -151,7 +152,7 @@ class StoredSet:
 
     @property
     def trash(self) -> Path:
-        return self.folder.parent / ".removed" / self.id
+        return self.folder.parent / REMOVED / self.id
 
     def pictures(self) -> list[Path]:
         """In the order of the set; what was put there by hand comes last, by name."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import api, runs_list, system
+from app import api, runs_list, system, trash
 from app.frame import PLACES, Frame, go_to
 from app.known_runs import known_runs
 from app.live import SECONDS, Live, Shown, changes
@@ -25,9 +25,10 @@ def build_page(studio: Studio) -> gr.Blocks:
         header = widget("header", label="Machine")
         with gr.Sidebar(open=False, width=300, elem_id="sidebar"):
             runs = widget("runs", label="Runs")
+            thrown = widget("trash", label="Trash", shared=("sets-shared", "files-shared"))
         with gr.Tabs(elem_id="places") as tabs:
             frame = Frame(studio, page, tabs, place, run_id)
-            lives = [Live(header, system.header), Live(runs, runs_list.entries)]
+            lives = [Live(header, system.header), Live(runs, runs_list.entries), Live(thrown, trash.count)]
             for name, title in PLACES.items():
                 with gr.Tab(title, id=name, elem_id=f"place-{name}") as tab:
                     lives += BUILDERS[name].build(frame, tab)

@@ -20,6 +20,7 @@ from app.run_routes import run_routes
 from app.sets_routes import sets_routes
 from app.setup_routes import setup_routes
 from app.studio import Studio
+from app.trash_routes import trash_routes
 
 MAX_FILE = "50mb"
 
@@ -67,6 +68,7 @@ def build_server(studio: Studio, where: Listening) -> FastAPI:
     server.include_router(compare_routes(studio))
     server.include_router(run_routes(studio))
     server.include_router(setup_routes(studio))
+    server.include_router(trash_routes(studio))
     page = build_page(studio)
     page.queue(default_concurrency_limit=8, max_size=64)
     return gr.mount_gradio_app(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from app.known_runs import Known, known_runs, places
 from app.live import Shown
 from app.run_actions import actions, is_in_trash
+from app.run_settings import settings_of
 from app.samples_view import matrix
 from app.series import shelf
 from app.studio import Studio
-from trainer.config import RunConfig
-from trainer.config_errors import ConfigError
-from trainer.config_io import parse_config, read_toml
 from trainer.events import Failed, StepMetrics, read_events
 from trainer.run_dir import RunDir, tail
 
@@ -125,7 +121,7 @@ def samples(studio: Studio, shown: Shown) -> dict[str, Any]:
     known = known_runs(studio.home).find(shown.run_id)
     if known is None:
         return {"run": "", "columns": [], "rows": [], "next": None, "count": 1}
-    return matrix(studio, known.run, known.status, settings_of(known))
+    return matrix(studio, known.run, known.status, settings_of(known.run))
 
 
 def health(studio: Studio, shown: Shown) -> dict[str, Any]:
@@ -149,19 +145,6 @@ def health(studio: Studio, shown: Shown) -> dict[str, Any]:
 def log(studio: Studio, shown: Shown) -> dict[str, str]:
     known = known_runs(studio.home).find(shown.run_id)
     return {"run": shown.run_id, "text": tail(known.run.log_file, LOG_LINES, LOG_BYTES) if known else ""}
-
-
-def settings_of(known: Known) -> RunConfig | None:
-    """None: they cannot be read."""
-    return _config(known.run.config_file, known.written)
-
-
-@lru_cache(maxsize=64)
-def _config(file: Path, written: int) -> RunConfig | None:
-    try:
-        return parse_config(read_toml(file))
-    except ConfigError:
-        return None
 
 
 def _events(run: RunDir) -> list[Any]:

@@ -79,17 +79,17 @@ element.addEventListener('keydown', (event) => {
   event.preventDefault();
   (place + step < 0 ? find : buttons[Math.min(place + step, buttons.length - 1)]).focus();
 });
-// Folded away, nothing of it takes the focus. Train asks for the list where a run is gone.
-const bar = element.closest('.sidebar');
+// Folded away, nothing of the sidebar takes the focus. Train asks for the list where a run is gone.
+const bar = element.closest('.sidebar'), inside = bar.querySelector('.sidebar-content');
 let isAskedFor = false;
 const follow = () => {
-  element.inert = !bar.classList.contains('open');
-  if (isAskedFor && !element.inert) { isAskedFor = false; find.focus(); }
+  inside.inert = !bar.classList.contains('open');
+  if (isAskedFor && !inside.inert) { isAskedFor = false; find.focus(); }
 };
 new MutationObserver(follow).observe(bar, { attributeFilter: ['class'] });
 follow();
 document.addEventListener('show-runs', () => {
   isAskedFor = true;
-  if (element.inert) bar.querySelector('.toggle-button').click();
+  if (inside.inert) bar.querySelector('.toggle-button').click();
   else follow();
 });
