@@ -55,7 +55,7 @@ def suffix_of(name: str) -> str:
     """The ending that a file of that name gets while it is looked at. Raises BadPictureError for no picture's."""
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES and suffix not in REFUSED:
-        kinds = "PNG, JPEG, WebP, AVIF, GIF, BMP and TIFF"
+        kinds = "PNG, JPEG, WebP, AVIF, HEIC, GIF, BMP and TIFF"
         raise BadPictureError("not a picture.", f"Pictures are {kinds}; captions are .txt.")
     return suffix
 

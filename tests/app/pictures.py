@@ -7,11 +7,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from PIL import Image
 
 from app.image_sets import StoredSet
 from app.intake import Intake, Taken
+
+OF_A_PHONE = Path(__file__).parent.parent / "trainer" / "phone.heic"
 
 
 def picture(width: int = 96, height: int = 64, kind: str = "PNG", mode: str = "RGB", seed: int = 1) -> bytes:

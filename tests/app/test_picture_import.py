@@ -26,7 +26,7 @@ REFUSED = {
     "half a JPEG": (pictures.picture(kind="JPEG")[:700], "half.jpg", "damaged"),
     "20 000 a side": (pictures.claims(20_000), "huge.png", "more than 64 megapixels"),
     "10 000 a side": (pictures.claims(10_000), "large.png", "more than 64 megapixels"),
-    "HEIC": (b"\0\0\0\x18ftypheic", "phone.HEIC", "HEIC cannot be read: save it as JPEG or PNG"),
+    "half a HEIC": (pictures.OF_A_PHONE.read_bytes()[:400], "phone.HEIC", "damaged|not a picture"),
     "SVG": (b"<svg onload='alert(1)'/>", "drawing.svg", "drawings and documents are not read"),
     "SVG under another name": (b"<svg onload='alert(1)'/>", "drawing.png", "not a picture"),
     "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "drawing.eps", "drawings and documents are not read"),
@@ -57,6 +57,7 @@ TAKEN = {
     "1-bit": (pictures.picture(mode="1"), "a.png", ""),
     "grey": (pictures.picture(mode="L"), "a.png", ""),
     "JPEG named .png": (pictures.picture(kind="JPEG"), "a.png", ""),
+    "HEIC": (pictures.OF_A_PHONE.read_bytes(), "phone.HEIC", ""),
     "1x1": (pictures.picture(1, 1), "a.png", ""),
     "5000x8": (pictures.picture(5000, 8), "a.png", "scaled down from 5000x8"),
 }

@@ -27,7 +27,7 @@ def test_odd_files_are_told_one_by_one_and_the_rest_is_kept(
         "half.jpg": (pictures.picture(kind="JPEG")[:700], "damaged"),
         "huge.png": (pictures.claims(20_000), "more than 64 megapixels: scale it down."),
         "large.png": (pictures.claims(10_000), "more than 64 megapixels: scale it down."),
-        "phone.heic": (b"ftypheic", "HEIC cannot be read: save it as JPEG or PNG."),
+        "phone.heic": (b"\0\0\0\x18ftypheic", "not a picture, whatever its name says."),
         "drawing.svg": (b"<svg onload='alert(1)'/>", "drawings and documents are not read"),
         "film.mp4": (b"film", "not a picture. Pictures are PNG"),
         "nobody.txt": (b"a caption", "a caption of no picture in this set: not used"),
@@ -41,6 +41,7 @@ def test_odd_files_are_told_one_by_one_and_the_rest_is_kept(
         "cmyk.jpg": pictures.picture(kind="JPEG", mode="CMYK", seed=2),
         "clear.png": pictures.hidden_colours(),
         "<img src=x onerror=alert(1)>.png": pictures.picture(1, 1),
+        "photo.heic": pictures.OF_A_PHONE.read_bytes(),
         "CON.png": pictures.picture(600, 70, seed=4),
     }
     files = [payload(name, data) for name, (data, _) in wrong.items()]

@@ -264,7 +264,7 @@ def test_a_folder_with_nothing_usable_says_how_many_files_it_looked_at(
 ) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
-    for name in ("a.png", "b.heic"):
+    for name in ("a.png", "b.pdf"):
         (folder / name).write_bytes(b"nothing")
     found = make_plan(data={"folder": str(folder)})
     assert "2 files, none of which can be used" in str(found.problems[0])

@@ -83,7 +83,6 @@ def test_a_text_that_unpacks_to_a_hundred_megabytes_is_refused(tmp_path: Path) -
         ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
         ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
         ("a.pdf", b"%PDF-1.7\n"),
-        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
     ],
 )
 def test_what_would_need_another_program_is_refused_with_what_to_do(tmp_path: Path, name: str, content: bytes) -> None:
@@ -91,6 +90,23 @@ def test_what_would_need_another_program_is_refused_with_what_to_do(tmp_path: Pa
     assert "save it as" in reasons(scan(tmp_path))[name]
     (tmp_path / name).rename(tmp_path / "a.png")
     assert reasons(scan(tmp_path))["a.png"].startswith("not a picture")
+
+
+@pytest.mark.parametrize("name", ["phone.heic", "PHONE.HEIF", "phone.jpg"])
+def test_a_picture_of_a_phone_is_read_upright_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    """Red left of blue with a white corner at the top, 96 x 64, and an orientation of 6: turned to the right."""
+    data = (Path(__file__).parent / "phone.heic").read_bytes()
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / "half.heic").write_bytes(data[:400])
+    images = scan(tmp_path)
+    (found,) = images.pictures
+    assert (found.width, found.height, found.is_rotated, found.is_animated) == (64, 96, False, False)
+    upright = open_upright(found.path)
+    corners = [upright.getpixel(place) for place in ((4, 4), (59, 4), (4, 91), (59, 91))]
+    for corner, colour in zip(corners, ((200, 30, 30), (240, 240, 240), (30, 30, 200), (30, 30, 200)), strict=True):
+        assert isinstance(corner, tuple)
+        assert corner == pytest.approx(colour, abs=4)
+    assert reasons(images)["half.heic"].startswith(("damaged", "not a picture"))
 
 
 def test_too_small_and_extreme_pictures_are_left_out_with_the_setting_that_decides(tmp_path: Path) -> None:

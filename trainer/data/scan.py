@@ -12,12 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from pi_heif import register_heif_opener
 from PIL import ExifTags, Image, ImageCms, ImageColor, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")  # none that starts another program
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif"})
+register_heif_opener(thumbnails=False)
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "HEIF")  # none that starts another program
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif", ".heic", ".heif"}
+)
+STILLS = ("MPO", "HEIF")  # what phones write: other views beside the picture are no animation
 REFUSED = {
-    **dict.fromkeys((".heic", ".heif"), "HEIC cannot be read: save it as JPEG or PNG"),
     **dict.fromkeys((".svg", ".eps", ".ps", ".pdf", ".ai"), "drawings and documents are not read: save it as PNG"),
     **dict.fromkeys((".psd", ".xcf", ".kra"), "layered pictures are not read: save it as PNG"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"), "raw photos are not read: save it as JPEG"),
@@ -134,7 +138,7 @@ def _decoded(path: Path, data: bytes) -> Picture | LeftOut:
             image.mode,
             is_rotated=orientation in range(2, 9),
             is_transparent=image.has_transparency_data,
-            is_animated=image.format != "MPO" and getattr(image, "is_animated", False),  # MPO: a phone's JPEG
+            is_animated=image.format not in STILLS and getattr(image, "is_animated", False),
         )
         image.draft("RGB", (image.width // 8, image.height // 8))  # JPEG: all bytes are read, few pixels are made
         image.load()
