@@ -34,6 +34,7 @@ def publish(opened: AdapterSource, target: str | None, out: Path | None, device:
     row = TARGETS[target] if target else finishing_targets(opened.state.form)[0]
     check_target(opened.state, row)
     path = out or Path(f"{opened.name}{row.ending}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     base = opened.base
     try:
         with console.status(f"checking {len(opened.state.layers)} layers"):

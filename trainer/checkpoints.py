@@ -89,7 +89,8 @@ class CheckpointStore:
 
     def _write(self, training: Training, final: Path) -> None:
         temporary = self.folder / f"{UNFINISHED}{final.name}-{secrets.token_hex(4)}"
-        temporary.mkdir(parents=True)
+        self.folder.mkdir(exist_ok=True)
+        temporary.mkdir()  # no parents: a run that was moved away meanwhile is not made again
         try:
             crash_point("checkpoint.begun")
             hashes = {ADAPTER: write_state(temporary / ADAPTER, training.state())}

@@ -66,7 +66,8 @@ def export_adapter(
     """Publish `state` at `path` and the report beside it, if the file passes; else UnprovenError, and no file.
 
     `base` gives W0 by neutral name, and may read it when asked. Factors are float16; where that costs too much,
-    float32. Raises WrongTargetError where the target cannot hold it, FileFormatError where it does not fit.
+    float32. Raises WrongTargetError where the target cannot hold it, FileFormatError where it does not fit,
+    FileNotFoundError where the folder that the path's own lies in is not there: a run that is gone is not made again.
     """
     path = Path(path)
     check_target(state, target)
@@ -80,7 +81,7 @@ def export_adapter(
         report = check_parity(stored, base, intended, target.consumer, state.layers, device or checking_device())
         return _Draft(draft, Exported(path, report, precision, added))
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     # A folder beside the final place: on the same disk, for the rename; with the same file name, which metadata repeat.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent, ignore_cleanup_errors=True) as folder:
         draft = drafted(Path(folder), "half")

@@ -76,9 +76,13 @@ def samples_folder(samples: Path, step: int) -> Path:
 def draw_samples(
     components: Components, shots: Sequence[Shot], folder: Path, report: Report = lambda done, total: None
 ) -> None:
-    """One PNG per shot and samples.json, which names them; `folder` appears whole, in place of an older one."""
+    """One PNG per shot and samples.json, which names them; `folder` appears whole, in place of an older one.
+
+    FileNotFoundError where what the folder's parent lies in is gone.
+    """
     temporary = folder.with_name(f"{UNFINISHED}{folder.name}-{secrets.token_hex(4)}")
-    temporary.mkdir(parents=True)
+    folder.parent.mkdir(exist_ok=True)
+    temporary.mkdir()  # no parents: a run that was moved away meanwhile is not made again
     try:
         rows = []
         for number, shot in enumerate(shots):

@@ -16,15 +16,19 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import quick_settings, tiny_pipeline, write_pictures
+from tests.trainer.test_loop import built
 from trainer.checkpoints import CheckpointStore
 from trainer.config import RunConfig
 from trainer.config_io import parse_config
 from trainer.device_lock import FOLDER_VARIABLE
-from trainer.events import read_events, read_last_metrics, read_metrics
+from trainer.events import EventLog, Phase, read_events, read_last_metrics, read_metrics
+from trainer.export import TARGETS, export_adapter
 from trainer.failures import classify
 from trainer.home import Home
 from trainer.run_dir import RunDir, RunGoneError, tail
+from trainer.sampling import draw_samples
 from trainer.session import run_training
+from trainer.shot import Shot
 from trainer.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +38,7 @@ NOBODY = 65534
 def test_a_run_that_is_moved_away_while_it_trains_ends_and_is_not_made_again(
     tmp_path: Path, tiny_settings: Callable[..., RunConfig]
 ) -> None:
-    run = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=100_000))
+    run = RunDir.create(tmp_path / "runs", tiny_settings(train__steps=3000))
     elsewhere = RunDir(tmp_path / "elsewhere")
 
     def move_after_two_steps() -> None:
@@ -51,6 +55,24 @@ def test_a_run_that_is_moved_away_while_it_trains_ends_and_is_not_made_again(
     assert not run.path.exists()
     assert CheckpointStore(elsewhere.checkpoints_dir, 1).newest() is not None
     assert not elsewhere.is_locked()
+
+
+def test_nothing_that_training_writes_makes_a_run_again(
+    tmp_path: Path, tiny_settings: Callable[..., RunConfig]
+) -> None:
+    components, training = built(tmp_path, tiny_settings())
+    run, shot = RunDir(tmp_path / "gone"), Shot("a cat", "", 1, 1, 1.0, 32, 32)
+    writers: list[Callable[[], object]] = [
+        lambda: CheckpointStore(run.checkpoints_dir, 1).save(training),
+        lambda: draw_samples(components, [shot], run.samples_dir / "step-000001"),
+        lambda: export_adapter(training.state(), {}, {}, TARGETS["comfyui"], run.exports_dir / "x.safetensors"),
+        lambda: EventLog(run.events_file).append(Phase(name="training")),
+        lambda: run.request("stop"),
+    ]
+    for write in writers:
+        with pytest.raises(FileNotFoundError):
+            write()
+        assert not run.path.exists()
 
 
 def test_whoever_looks_at_a_run_that_was_deleted_is_told_so_or_finds_nothing(tmp_path: Path) -> None:
@@ -98,7 +120,7 @@ def test_a_run_that_becomes_read_only_can_be_looked_at_and_its_training_says_why
 
     tiny_pipeline("sd1").save_pretrained(open_folder / "base")
     settings = quick_settings(open_folder / "base", write_pictures(open_folder / "pictures", [(40, 40)]))
-    settings["train"] |= {"steps": 100_000}
+    settings["train"] |= {"steps": 3000}
     store = Store(Home(open_folder))
     run = RunDir.create(store.home.runs, parse_config(settings))
     for path in open_folder.rglob("*"):

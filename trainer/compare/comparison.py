@@ -74,6 +74,8 @@ def compare(request: Request, store: Store, out: Path | None = None, report: Rep
     shots = choose_rows(request, config, found[0].trigger_phrase, base)
     check_count(len(shots), 1 + len(found) * len(request.strengths))
     final = out or _new_place(found, store)
+    is_of_run = final.is_relative_to(store.home.runs)
+    final.parent.mkdir(parents=not is_of_run, exist_ok=True)  # a run that is gone by now is not made again
     with new_folder(final) as folder:
         sources = _opened(request, found, base, folder)
         command = request.command(tuple(one.said for one in found))

@@ -19,12 +19,12 @@ UNFINISHED = ".tmp-"
 def new_folder(final: Path) -> Generator[Path, None, None]:
     """A folder to write to, which becomes `final` when the block ends, and is gone when the block fails.
 
-    Raises RequestError where `final` has something in it.
+    Raises RequestError where `final` has something in it, FileNotFoundError where its parent is not there.
     """
     if final.exists() and not (final.is_dir() and not any(final.iterdir())):
         raise RequestError(f"{final} is there already.", "Name another folder with --out.")
     temporary = final.with_name(f"{UNFINISHED}{final.name}-{secrets.token_hex(4)}")
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     try:
         yield temporary
         crash_point("compare.written")
