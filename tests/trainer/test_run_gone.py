@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters import small_modules
 from tests.trainer.conftest import quick_settings, tiny_pipeline, write_pictures
 from tests.trainer.test_loop import built
 from trainer.checkpoints import CheckpointStore
@@ -62,13 +63,15 @@ def test_nothing_that_training_writes_makes_a_run_again(
 ) -> None:
     components, training = built(tmp_path, tiny_settings())
     run, shot = RunDir(tmp_path / "gone"), Shot("a cat", "", 1, 1, 1.0, 32, 32)
-    writers: list[Callable[[], object]] = [
+    writers: tuple[Callable[[], object], ...] = (
         lambda: CheckpointStore(run.checkpoints_dir, 1).save(training),
         lambda: draw_samples(components, [shot], run.samples_dir / "step-000001"),
-        lambda: export_adapter(training.state(), {}, {}, TARGETS["comfyui"], run.exports_dir / "x.safetensors"),
+        lambda: export_adapter(
+            training.state(), {}, small_modules("sd1"), TARGETS["comfyui"], run.exports_dir / "x.safetensors"
+        ),
         lambda: EventLog(run.events_file).append(Phase(name="training")),
         lambda: run.request("stop"),
-    ]
+    )
     for write in writers:
         with pytest.raises(FileNotFoundError):
             write()
