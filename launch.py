@@ -40,7 +40,7 @@ STAMP = VENV / "set-up.json"
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)  # those that the pinned torch is built for, here and in the next line
 TORCH_BUILDS = {"linux": ("x86_64", "aarch64"), "win32": ("AMD64",), "darwin": ("arm64",)}
 EXTRAS = {  # what a command needs besides the product: optional dependencies in pyproject.toml
-    "test": frozenset(["dev", "bench", "starter"]),
+    "test": frozenset(["dev", "bench", "starter", "tensorboard"]),
     "bench": frozenset(["bench"]),
 }
 

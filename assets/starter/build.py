@@ -29,6 +29,7 @@ STAGES = {
     "pack": "pack.pack",
     "evaluate": "evaluate.evaluate",
     "samples": "pack.write_samples",
+    "limit": "limit.limit",
 }
 
 
