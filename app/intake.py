@@ -21,13 +21,27 @@ from app.picture_import import suffix_of, take_in
 from trainer.data.captions import SUFFIXES as CAPTIONS
 from trainer.failures import ExplainedError
 
-MOST_BYTES = 50 * 2**20  # of one file
+MOST_BYTES, MOST_ZIP_BYTES = 50 * 2**20, 2**30  # of one file
 STALE_SECONDS = 86400
 ZIP = "archive.zip"
 
 
 class NoSuchZipError(ExplainedError):
     """The zip is not kept any more."""
+
+
+def most_bytes(name: str) -> int:
+    return MOST_ZIP_BYTES if is_zip(name) else MOST_BYTES
+
+
+def is_zip(name: str) -> bool:
+    return Path(name).suffix.lower() == ".zip"
+
+
+def too_large(most: int) -> tuple[str, str]:
+    """A sentence, and what to do."""
+    fix = "Drop the folder itself." if most == MOST_ZIP_BYTES else "Scale it down."
+    return f"larger than {most // 2**20} MB.", fix
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from app.draft_set import chosen_set, draft_training
 from app.image_sets import LONGEST_CAPTION, MOST_PICTURES, ImageSets
-from app.intake import MOST_BYTES
+from app.intake import MOST_BYTES, MOST_ZIP_BYTES, too_large
 from app.live import Shown
 from app.media import PICTURES, media_url
 from app.picture_import import LONGEST_SIDE_PX
@@ -52,9 +52,9 @@ def sets(studio: Studio, shown: Shown) -> dict[str, Any]:
 
 def upload(studio: Studio, shown: Shown) -> dict[str, Any]:
     chosen = chosen_set(studio)
-    limits = {"bytes": MOST_BYTES, "side": LONGEST_SIDE_PX}
-    words = f"larger than {MOST_BYTES // 2**20} MB. Scale it down, or split a zip into smaller ones."
-    return {"set": chosen.id if chosen else "", "limits": limits, "too_large": words, "most": MOST_PICTURES}
+    files, zips = ({"bytes": most, "words": " ".join(too_large(most))} for most in (MOST_BYTES, MOST_ZIP_BYTES))
+    limits = {"file": files, "zip": zips, "side": LONGEST_SIDE_PX}
+    return {"set": chosen.id if chosen else "", "limits": limits, "most": MOST_PICTURES}
 
 
 def wording(studio: Studio, shown: Shown) -> dict[str, Any]:

@@ -19,16 +19,14 @@ from pydantic import BaseModel
 from app.caption_edits import Edit, changed, own_captions
 from app.draft_set import choose_set
 from app.image_sets import ImageSets, NoSuchSetError, SetFullError, StoredSet
-from app.intake import MOST_BYTES, Intake, NoSuchZipError
+from app.intake import Intake, NoSuchZipError, is_zip, most_bytes, too_large
 from app.more_sets import follow_prompt
 from app.set_uses import SetInUseError, refuse_while_used, runs_with
 from app.studio import Studio
 from trainer.failures import ExplainedError, classify
 
 AT_ONCE = 2  # pictures that are decoded: one of 64 megapixels takes 200 MB
-DRAINED = (
-    4 * MOST_BYTES
-)  # read and thrown away of a file that is too large; a browser reads no answer before it has sent
+DRAINED = 150 * 2**20  # read and thrown away of a file that is too large: a browser reads no answer before it has sent
 UNPROCESSABLE, NO_ROOM = 422, 507
 
 
@@ -190,8 +188,8 @@ def _routes_of_files(router: APIRouter, sets: ImageSets, intake: Intake) -> None
         stored = sets.find(set_id)
         with intake.waiting() as folder:
             path = folder / "upload"
-            await _receive(request, path)
-            if Path(name).suffix.lower() == ".zip":
+            await _receive(request, path, most_bytes(name))
+            if is_zip(name):
                 kept, contents = await to_thread.run_sync(intake.keep_zip, path)
                 return {"zip": kept, **asdict(contents)}
             return asdict(await to_thread.run_sync(intake.take, stored, path, name, limiter=limiter))
@@ -208,17 +206,15 @@ def _routes_of_files(router: APIRouter, sets: ImageSets, intake: Intake) -> None
     _ = file, member, forget
 
 
-async def _receive(request: Request, path: Path) -> None:
+async def _receive(request: Request, path: Path, most: int) -> None:
     """The body, into the file. Raises TooLargeError."""
     received = 0
     with open(path, "wb") as out:
         async for chunk in request.stream():
             received += len(chunk)
-            if received > DRAINED:
+            if received > most + DRAINED:
                 break
-            if received <= MOST_BYTES:
+            if received <= most:
                 out.write(chunk)
-    if received > MOST_BYTES:
-        raise TooLargeError(
-            f"larger than {MOST_BYTES // 2**20} MB.", "Scale it down, or split a zip into smaller ones."
-        )
+    if received > most:
+        raise TooLargeError(*too_large(most))

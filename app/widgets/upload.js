@@ -1,7 +1,7 @@
 const area = element.closest('[role=tabpanel]') ?? element;
 const drop = part('.drop');
 const list = part('.log ul');
-let data = { set: '', limits: {}, too_large: '' };
+let data = { set: '', limits: {} };
 show((next) => { data = next; });
 
 const FULL = 409; // what the server answers when the set holds no more
@@ -50,7 +50,8 @@ const shrunk = async (file) => {
 };
 const sendFile = (set, file, name) => async () => {
   const body = await shrunk(file);
-  if (body.size > data.limits.bytes) throw new Error(data.too_large);
+  const most = /\.zip$/i.test(name) ? data.limits.zip : data.limits.file;
+  if (body.size > most?.bytes) throw new Error(most.words);
   const answer = await fetch(`/sets/${set}/files?name=${encodeURIComponent(name)}`, { method: 'POST', body })
     .catch(() => { throw new Error('could not be sent: the server, or the file, cannot be reached.'); });
   const taken = await answered(answer);

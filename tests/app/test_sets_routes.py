@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Generator, Iterator
 
 import httpx
@@ -46,6 +48,18 @@ def test_51_mb_are_refused_and_the_list_is_unchanged(client: httpx.Client, serve
     assert answer.json()["error"].startswith("larger than 50 MB.")
     assert pictures_of(server, made) == before
     assert list((server.home / "cache" / "incoming").iterdir()) == []
+
+
+def test_a_zip_may_be_larger_than_a_picture(client: httpx.Client, server: Server, made: str) -> None:
+    kept = io.BytesIO()
+    with zipfile.ZipFile(kept, "w") as archive:  # stored, not packed
+        archive.writestr("a.png", pictures.picture())
+        archive.writestr("film.mp4", bytes(51 * 2**20))
+    found = give(client, made, "Photos.ZIP", kept.getvalue()).json()
+    assert [member["name"] for member in found["members"]] == ["a.png"]
+    client.post(f"/sets/{made}/zip/{found['zip']}/{found['members'][0]['index']}")
+    client.post(f"/sets/zip/{found['zip']}/forget")
+    assert len(pictures_of(server, made)) == 1
 
 
 def test_50_mb_without_a_length_are_read_and_looked_at(client: httpx.Client, made: str) -> None:
