@@ -27,12 +27,12 @@ from trainer.home import Home
 SCREENS = {"dark": (1440, 900, True), "light": (1440, 900, False), "phone": (390, 844, True)}
 COLOURS = 256
 PROMPTS = [
-    "a rocket on a green background, 3d style",
+    "a cat face on a green background, 3d style",
+    "a doughnut on a blue background, 3d style",
+    "a tomato on a yellow background, 3d style",
     "a llama on an orange background, 3d style",
-    "a guitar on a purple background, 3d style",
-    "an octopus on a pink background, 3d style",
 ]
-SETTINGS = ["name=3D icons", "data.instance_prompt=3d style", "train.twin=true", "sample.every_steps=25"]
+SETTINGS = ["name=3D icons", "data.instance_prompt=3d style", "train.twin=true", "sample.every_steps=50"]
 IN_VIEW_ARE_THERE = """[...document.images].every((image) => {
   const { top, bottom } = image.getBoundingClientRect();
   return image.complete || !image.checkVisibility() || bottom < 0 || top > innerHeight;
