@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 90  # importing Gradio alone takes seconds, many on a loaded machine
 EXPECT_MS = 60_000  # a state that comes is waited for on a busy machine too
 # What Gradio's own script writes when a page is left within a tick, and what tells that it is being left.
-ABORTED = "AbortError: signal is aborted without reason"
+CUT_OFF = ("AbortError: signal is aborted without reason", "Unexpected error Connection errored out.")
 LEAVING = "this page is being left"
 TELL_OF_LEAVING = f"addEventListener('beforeunload', () => console.debug('{LEAVING}'))"
 FLAGS = (  # the last three: no connection of the browser's own
@@ -194,7 +194,7 @@ class Watch:
             self._error(page, f"console: {message.text}")
 
     def _error(self, page: Page, text: str) -> None:
-        if page not in self.leaving or ABORTED not in text:
+        if page not in self.leaving or not any(part in text for part in CUT_OFF):
             self.problems.append(text)
 
     def _dialog(self, dialog: Dialog) -> None:
