@@ -297,5 +297,6 @@ def open_page(
     for number, page in enumerate(pages):
         if request.session.testsfailed > failures:
             page.screenshot(path=tmp_path / f"failed-{number}.png", full_page=True)
+        watch.leaving.add(page)  # which closing tells no page
         page.close()
     forget(browser, origins)
