@@ -90,6 +90,7 @@ def edit(studio: Studio, values: Mapping[str, str]) -> None:
 
 
 def edited(studio: Studio, draft: Draft, values: Mapping[str, str]) -> Draft:
+    """The draft with what was typed, less what says the same as the preset."""
     known = {key: cleaned(key, text) for key, text in values.items() if key in SETTINGS or key in OPTIONAL_SECTIONS}
     below = form_of(studio, draft.but(values=_without(draft.values, known))).below
     changed = {key: text for key, text in known.items() if text != below[key]}

@@ -61,7 +61,7 @@ def thrown(studio: Studio) -> list[Thrown]:
         Thrown("part", f"files of {_run_name(RunDir(path))}", RunDir(path).exports_dir / TRASH)
         for path in _folders(studio.home.runs)
     ]
-    return [*runs, *whole, *(part for part in (*pictures, *files) if part.folder.is_dir() and _bytes(part.folder))]
+    return [*runs, *whole, *(part for part in (*pictures, *files) if _has_any(part.folder))]
 
 
 def empty(studio: Studio) -> str:
@@ -89,6 +89,10 @@ def _folders(root: Path) -> list[Path]:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError:
         return []
+
+
+def _has_any(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _bytes(folder: Path) -> int:

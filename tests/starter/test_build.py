@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 STARTER = Path(__file__).resolve().parents[2] / "assets" / "starter"
 sys.path.insert(0, str(STARTER))
 
-from recipe import captions, data, training, unet, vae  # noqa: E402 - the folder is not an installed package
+from recipe import captions, data, limit, training, unet, vae  # noqa: E402 - the folder is not an installed package
 from recipe.files import Failure, save, written_whole  # noqa: E402
 from recipe.profile import COLOURS, PROFILES, Workshop  # noqa: E402
 
@@ -106,6 +107,32 @@ def test_the_latents_have_unit_spread_and_every_thing_stands_on_every_colour(sho
     assert made.latents.shape == (len(unet.learned_things(data.Pictures.load(shop.work), TINY)), len(COLOURS), 4, 4, 4)
     assert made.latents.std().item() == pytest.approx(1, abs=0.25)
     assert made.with_colour.unique(dim=0).shape[0] == made.latents.shape[0]
+
+
+def test_the_limit_is_learned_without_the_things_that_it_is_measured_by(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit, "STEPS", 2)
+    for folder, thing in zip(limit.SETS, ("thing 1", "thing 6"), strict=True):
+        pair = shop.assets / "samples" / folder / "01"
+        pair.parent.mkdir(parents=True)
+        for style, colour in zip(data.STYLES, ("teal", "pink"), strict=True):
+            Image.new("RGB", (64, 64), colour).save(pair.with_suffix(f".{style}.jpg"))
+        pair.with_suffix(".txt").write_text(f"a {thing} on a teal background, 3d style")
+    learned: list[dict[str, torch.Tensor]] = []
+    for changed in ((), (1, 6), (2,)):
+        (shop.work / "limit.pt").unlink(missing_ok=True)
+        solid = np.load(shop.work / "pictures" / "3d.npy")
+        solid[list(changed)] = 0
+        np.save(shop.work / "pictures" / "3d.npy", solid)
+        limit.limit(shop)
+        learned.append(weights(shop.work / "limit.pt"))
+    first, without_measured, without_another = learned
+    assert all(torch.equal(without_measured[name], value) for name, value in first.items())
+    assert any(not torch.equal(without_another[name], value) for name, value in first.items())
+    (shop.assets / "samples" / "selection" / "01.txt").write_text("a stranger on a teal background, 3d style")
+    with pytest.raises(Failure, match="run the stage `samples` again"):
+        limit.limit(shop)
 
 
 def test_the_same_seed_and_step_give_the_same_pictures_and_another_step_gives_others(shop: Workshop) -> None:

@@ -33,6 +33,16 @@ SD = {
 }
 V_ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 FAMILY_NAMES = ("sd1", "sd2", "sdxl")
+SUBJECT = Path(__file__).parents[2] / "assets" / "samples" / "subject"
+QUICK_ON_STARTER = (  # as many steps as show what a setting does to a subject
+    "data.instance_prompt=a sks penguin",
+    "train.steps=40",
+    "train.batch_size=4",
+    "train.validation_every_steps=0",
+    "sample.every_steps=0",
+    "sample.steps=10",
+    "save.every_steps=0",
+)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.trainer.conftest import QUICK_ON_STARTER, SUBJECT
 from trainer.compare import exported
 from trainer.components import Components, load_components
 from trainer.config_io import load_config
@@ -19,21 +20,9 @@ from trainer.run_dir import RunDir
 from trainer.session import run_training
 from trainer.shot import Shot
 
-SUBJECT = Path(__file__).parents[2] / "assets" / "samples" / "subject"
 SIDE_PX = 64
 COLOURS = ("a blue", "a red", "a grey", "a yellow")
-SETTINGS = (
-    "name=prior",
-    f"data.folder={SUBJECT}",
-    "data.instance_prompt=a sks penguin",
-    "train.steps=40",
-    "train.batch_size=4",
-    "train.validation_every_steps=0",
-    "sample.every_steps=0",
-    "sample.steps=10",
-    "sample.guidance=2",
-    "save.every_steps=0",
-)
+SETTINGS = ("name=prior", f"data.folder={SUBJECT}", *QUICK_ON_STARTER, "sample.guidance=2")
 PRIOR = ("data.prior.class_prompt=a penguin", "data.prior.count=12")
 
 

@@ -19,6 +19,7 @@ from tests.adapters import small_modules
 from tests.trainer.conftest import quick_settings, tiny_pipeline, write_pictures
 from tests.trainer.test_loop import built
 from trainer.checkpoints import CheckpointStore
+from trainer.compare.publish import new_folder
 from trainer.config import RunConfig
 from trainer.config_io import parse_config
 from trainer.device_lock import FOLDER_VARIABLE
@@ -69,6 +70,7 @@ def test_nothing_that_training_writes_makes_a_run_again(
         lambda: export_adapter(
             training.state(), {}, small_modules("sd1"), TARGETS["comfyui"], run.exports_dir / "x.safetensors"
         ),
+        lambda: new_folder(run.grids_dir / "x").__enter__(),
         lambda: EventLog(run.events_file).append(Phase(name="training")),
         lambda: run.request("stop"),
     )

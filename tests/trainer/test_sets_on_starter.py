@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.trainer.conftest import QUICK_ON_STARTER, SUBJECT
 from trainer.build import build_training
 from trainer.compare import exported
 from trainer.components import load_components
@@ -26,19 +27,9 @@ from trainer.session import run_training
 from trainer.shot import Shot
 from trainer.training import Training
 
-SUBJECT = Path(__file__).parents[2] / "assets" / "samples" / "subject"
 SIDE_PX = 64
 MAGENTA = (255, 0, 255)
-SETTINGS = (
-    "name=sets",
-    "data.instance_prompt=a sks penguin",
-    "train.steps=40",
-    "train.batch_size=4",
-    "train.validation_every_steps=0",
-    "sample.every_steps=0",
-    "sample.steps=10",
-    "save.every_steps=0",
-)
+SETTINGS = ("name=sets", *QUICK_ON_STARTER)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from trainer.config_io import load_config
 from trainer.likeness import COARSE_PX, HeldOut, coarse, latents, likeness, read_held_out
 
 from .data import Pictures, compose, picture
+from .files import Failure
 from .profile import Workshop
 from .training import Plan, half_precision, train
 
@@ -51,7 +52,8 @@ def limit(shop: Workshop) -> None:
     pictures, px = Pictures.load(shop.work), shop.profile.picture_px
     hidden = {truth.caption.split(" on a")[0] for own in truths.values() for truth in own}
     shown = [i for i, concept in enumerate(pictures.concepts) if concept.phrase not in hidden]
-    assert len(shown) == len(pictures.concepts) - len(hidden)
+    if len(shown) != len(pictures.concepts) - len(hidden):
+        raise Failure(f"{shop.assets / 'samples'} has things that {shop.work} lacks: run the stage `samples` again.")
 
     def loss(step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """As far from the true pictures as the measures see it, and a little as the eye does."""
