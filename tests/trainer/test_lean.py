@@ -148,16 +148,22 @@ def test_what_needs_recomputation_is_refused_without(
         tiny_settings(**changes)
 
 
+class Noting(nn.Linear):
+    """Where it went; a card has no room for one that does not fit."""
+
+    def __init__(self, fits: bool = True) -> None:
+        super().__init__(2, 3)
+        self.fits = fits
+        self.went: list[str] = []
+
+    def to(self, device: Any) -> Noting:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if str(device) == "cuda" and not self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.went.append(str(device))
+        return self
+
+
 def test_parts_put_aside_come_back_for_the_drawing_alone() -> None:
-    class Noting(nn.Linear):
-        def __init__(self) -> None:
-            super().__init__(2, 3)
-            self.went: list[str] = []
-
-        def to(self, device: Any) -> Noting:  # pyright: ignore[reportIncompatibleMethodOverride]
-            self.went.append(str(device))
-            return self
-
     part = Noting()
     aside = Aside((part,), torch.device("cuda"))
     aside.put()
@@ -170,6 +176,13 @@ def test_parts_put_aside_come_back_for_the_drawing_alone() -> None:
     with pytest.raises(ValueError, match="drawing fails"):
         fail_to_draw()
     assert part.went == ["cpu", "cuda", "cpu"]
+
+
+def test_of_parts_that_do_not_all_fit_none_stays_on_the_card() -> None:
+    parts = Noting(), Noting(fits=False)
+    with pytest.raises(torch.OutOfMemoryError), Aside(parts, torch.device("cuda")).brought_back():
+        pytest.fail("it has no room to draw")
+    assert [part.went[-1] for part in parts] == ["cpu", "cpu"]
 
 
 def test_text_encoders_are_put_aside_where_no_step_needs_them(tmp_path: Path, tiny_settings: Settings) -> None:
